@@ -1,0 +1,29 @@
+"""fastbp trains dense neural networks on a CPU at the machine's arithmetic limit."""
+
+from fastbp import schedules
+from fastbp.errors import DivergenceError
+from fastbp.history import History
+from fastbp.model import MLP
+from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from fastbp.precompile import precompile
+from fastbp.stopping import Convergence, EarlyStopping, TargetLoss, TimeLimit
+from fastbp.trainer import Trainer
+
+__all__ = [
+    "MLP",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Convergence",
+    "DivergenceError",
+    "EarlyStopping",
+    "History",
+    "RMSprop",
+    "TargetLoss",
+    "TimeLimit",
+    "Trainer",
+    "precompile",
+    "schedules",
+]
+__version__ = "0.1.0"

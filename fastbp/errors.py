@@ -1,0 +1,34 @@
+"""Errors of fastbp's own."""
+
+__all__ = ["DivergenceError"]
+
+
+class DivergenceError(ArithmeticError):
+    """Training left the finite numbers.
+
+    Attributes
+    ----------
+    step : int
+        The step in which it happened, from 0.
+    step_taken : bool
+        False if the loss was not finite: the parameters are those before the step. True if the loss was finite but a
+        new parameter is not.
+
+    Examples
+    --------
+    >>> import fastbp
+    >>> model = fastbp.MLP([1, 1], init=[1.0, 0.0])
+    >>> try:
+    ...     history = model.fit([[1.0]], [0.0], optimizer=fastbp.SGD(1e3), batch_size=None)
+    ... except fastbp.DivergenceError as error:
+    ...     print(error.step_taken, len(model.history) == error.step > 0)
+    False True
+    """
+
+    def __init__(self, message: str, step: int, step_taken: bool) -> None:
+        super().__init__(message)
+        self.step = step
+        self.step_taken = step_taken
+
+    def __reduce__(self) -> tuple[type, tuple[str, int, bool]]:
+        return type(self), (str(self), self.step, self.step_taken)

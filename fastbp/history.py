@@ -1,0 +1,275 @@
+"""What a fit has recorded, epoch by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["History", "Metric", "check_metrics", "metric_value"]
+
+Float64Array: TypeAlias = npt.NDArray[np.float64]
+Metric: TypeAlias = Callable[[npt.NDArray[Any], npt.NDArray[Any]], float]
+
+_COLUMNS = (
+    "epoch",
+    "loss",
+    "accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "learning_rate",
+    "seconds",
+)
+_FIRST_CAPACITY = 16
+
+
+class History:
+    """The record of a fit: one entry per epoch in every column.
+
+    A column is read as an attribute, ``history.loss``, or by its name, ``history["loss"]``. What was not recorded
+    (accuracy where the output is no class, validation without validation data) is NaN throughout. A last epoch that
+    was stopped midway has an entry too, over the steps done so far; it is replaced if the fit goes on.
+
+    Parameters
+    ----------
+    seed : int, optional
+        The seed of the run.
+
+    Attributes
+    ----------
+    stop_reason : str or None
+        Why the fit ended; None while it runs.
+    compile_seconds : float
+        Seconds spent compiling, not part of `seconds`.
+    seed : int or None
+        The seed that repeats the run.
+
+    Examples
+    --------
+    >>> history = History(seed=7)
+    >>> len(history), history.loss, history.seed
+    (0, array([], dtype=float64), 7)
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self.stop_reason: str | None = None
+        self.compile_seconds: float = 0.0
+        self.seed: int | None = seed
+        self._length = 0
+        self._columns: dict[str, npt.NDArray[Any]] = {
+            name: np.empty(_FIRST_CAPACITY, dtype=np.intp if name == "epoch" else np.float64) for name in _COLUMNS
+        }
+
+    @property
+    def epoch(self) -> npt.NDArray[np.intp]:
+        """Number of the epoch, from 1: a copy, shape (n_epochs,)."""
+        return self["epoch"]
+
+    @property
+    def loss(self) -> Float64Array:
+        """Mean training loss during the epoch: a copy, shape (n_epochs,)."""
+        return self["loss"]
+
+    @property
+    def accuracy(self) -> Float64Array:
+        """Share of correct classes in training during the epoch: a copy, shape (n_epochs,)."""
+        return self["accuracy"]
+
+    @property
+    def validation_loss(self) -> Float64Array:
+        """Mean loss on the validation data after the epoch: a copy, shape (n_epochs,)."""
+        return self["validation_loss"]
+
+    @property
+    def validation_accuracy(self) -> Float64Array:
+        """Share of correct classes on the validation data after the epoch: a copy, shape (n_epochs,)."""
+        return self["validation_accuracy"]
+
+    @property
+    def learning_rate(self) -> Float64Array:
+        """Learning rate of the epoch's last step: a copy, shape (n_epochs,)."""
+        return self["learning_rate"]
+
+    @property
+    def seconds(self) -> Float64Array:
+        """Duration of the epoch in seconds: a copy, shape (n_epochs,)."""
+        return self["seconds"]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the user's metrics."""
+        return tuple(name for name in self._columns if name not in _COLUMNS)
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        """Return a copy of the column `name`, shape (n_epochs,).
+
+        Raises
+        ------
+        KeyError
+            If nothing of this name was recorded.
+        """
+        if name not in self._columns:
+            raise KeyError(f"history has no column {name!r}, only {', '.join(self._columns)}")
+        return self._columns[name][: self._length].copy()
+
+    def __getattr__(self, name: str) -> Float64Array:
+        # Through __dict__: pickle and copy ask for attributes before there are any columns.
+        if name in self.__dict__.get("_columns", ()):
+            return self[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._columns})
+
+    def __len__(self) -> int:
+        """Return the number of epochs recorded."""
+        return self._length
+
+    def __repr__(self) -> str:
+        parts = [f"{self._length} epoch{'' if self._length == 1 else 's'}"]
+        if self._length:
+            for name in ("loss", "accuracy", "validation_loss", "validation_accuracy", *self.metrics):
+                value = self._columns[name][self._length - 1]
+                if not np.isnan(value):
+                    parts.append(f"{name}={value:.4g}")
+        if self.stop_reason is not None:
+            parts.append(f"stop_reason={self.stop_reason!r}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the losses against the epoch and, where there is accuracy, that on a second axis to the right.
+
+        The losses' axis is logarithmic if they are positive and span more than a decade.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default in a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            The axes of the losses.
+
+        Raises
+        ------
+        ImportError
+            If Matplotlib is not installed.
+        """
+        try:
+            from matplotlib import pyplot
+        except ImportError as error:
+            raise ImportError("History.plot needs Matplotlib: pip install 'fastbp[examples]'") from error
+        if ax is None:
+            ax = pyplot.subplots(layout="constrained")[1]
+        self._draw(ax, {"loss": "training loss", "validation_loss": "validation loss"}, "-")
+        ax.set_xlabel("epoch")
+        ax.set_ylabel("loss")
+        if self._spans_decade(("loss", "validation_loss")):
+            ax.set_yscale("log")
+        twin = None
+        if self._has("accuracy") or self._has("validation_accuracy"):
+            twin = ax.twinx()
+            labels = {"accuracy": "training accuracy", "validation_accuracy": "validation accuracy"}
+            self._draw(twin, labels, "--")
+            twin.set_ylabel("accuracy")
+        lines = [*ax.get_lines(), *(twin.get_lines() if twin is not None else ())]
+        if lines:
+            # On the upper axes, so that no line crosses the legend.
+            (twin or ax).legend(lines, [line.get_label() for line in lines], loc="center right")
+        return ax
+
+    def _has(self, name: str) -> bool:
+        return bool(np.isfinite(self[name]).any())
+
+    def _draw(self, ax: Axes, labels: Mapping[str, str], line_style: str) -> None:
+        for color, (name, label) in zip(("C0", "C1"), labels.items(), strict=True):
+            if self._has(name):
+                marker = "o" if self._length == 1 else None
+                ax.plot(self.epoch, self[name], line_style, color=color, label=label, marker=marker)
+
+    def _spans_decade(self, names: tuple[str, ...]) -> bool:
+        values = np.concatenate([self[name] for name in names])
+        values = values[np.isfinite(values)]
+        return bool(values.size) and bool(values.min() > 0.0) and bool(values.max() > 10.0 * values.min())
+
+    def _append(self, **columns: npt.ArrayLike) -> None:
+        """Add rows; arrays of one length, 1-D. Columns that are not given become NaN, new names new columns.
+
+        No checks: the trainer passes `epoch` and checked metric names.
+        """
+        arrays = {name: np.atleast_1d(np.asarray(values)) for name, values in columns.items()}
+        stop = self._length + arrays["epoch"].size
+        self._reserve(stop)
+        for name in arrays:
+            if name not in self._columns:
+                self._columns[name] = np.full(self._columns["epoch"].size, np.nan)
+        for name, column in self._columns.items():
+            column[self._length : stop] = arrays.get(name, np.nan)
+        self._length = stop
+
+    def _last(self, name: str) -> float:
+        """Return a column's last entry, without a copy of the column."""
+        return float(self._columns[name][self._length - 1])
+
+    def _drop_last(self) -> None:
+        """Remove the last row: a partial epoch that has gone on."""
+        self._length -= 1
+
+    def _reserve(self, length: int) -> None:
+        """Make room for `length` rows; the capacity grows by half at least, so that appending is amortised."""
+        capacity = self._columns["epoch"].size
+        if length <= capacity:
+            return
+        capacity = max(length, capacity + capacity // 2)
+        for name, column in self._columns.items():
+            grown = np.empty(capacity, dtype=column.dtype)
+            grown[: self._length] = column[: self._length]
+            self._columns[name] = grown
+
+
+def check_metrics(metrics: object) -> dict[str, Metric]:
+    """Return the user's metrics, name -> f(y, prediction), as a dict.
+
+    Raises
+    ------
+    TypeError
+        If `metrics` is neither None nor a mapping of names to callables.
+    ValueError
+        If a name cannot be an attribute of `History`.
+    """
+    if metrics is None:
+        return {}
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"metrics must be a dict of name: f(y, prediction), got {type(metrics).__name__}")
+    for name, metric in metrics.items():
+        if not isinstance(name, str):
+            raise TypeError(f"metrics must have str names, got {name!r} of type {type(name).__name__}")
+        if not name.isidentifier() or name.startswith("_") or name in _taken_names():
+            raise ValueError(f"metrics must be named by identifiers that History does not use itself, got {name!r}")
+        if not callable(metric):
+            raise TypeError(f"metrics[{name!r}] must be a callable f(y, prediction), got {type(metric).__name__}")
+    return dict(metrics)
+
+
+def metric_value(name: str, value: object) -> float:
+    """Return what a metric has returned as a float.
+
+    Raises
+    ------
+    TypeError
+        If it is no real number.
+    """
+    number = np.asarray(value)
+    if number.ndim != 0 or number.dtype.kind not in "biuf":
+        raise TypeError(f"metrics[{name!r}] must return a float, got {value!r} of type {type(value).__name__}")
+    return float(number)
+
+
+def _taken_names() -> set[str]:
+    return {*dir(History()), *_COLUMNS}

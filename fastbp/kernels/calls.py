@@ -1,0 +1,56 @@
+"""Calls of leaves by address, and typed pointers to what an address points at."""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+
+@intrinsic
+def call(typingctx, address, arguments):
+    """Call the leaf at the integer `address` with a tuple of integers (pointers among them) and float64 scalars.
+
+    The C calling conventions that Numba targets pass an address and an integer of its size alike.
+    """
+    result = types.intp
+
+    def codegen(context, builder, sig, args):
+        values, kinds = [], []
+        for i, kind in enumerate(sig.args[1].types):
+            value = builder.extract_value(args[1], i)
+            wanted = types.float64 if isinstance(kind, types.Float) else types.intp
+            values.append(context.cast(builder, value, kind, wanted))
+            kinds.append(context.get_value_type(wanted))
+        function = ir.FunctionType(context.get_value_type(result), kinds)
+        return builder.call(builder.inttoptr(args[0], function.as_pointer()), values)
+
+    return result(types.intp, arguments), codegen
+
+
+def _pointer_to(dtype):
+    @intrinsic
+    def pointer(typingctx, address):
+        """A pointer to the numbers at an address."""
+
+        def codegen(context, builder, sig, args):
+            return builder.inttoptr(args[0], context.get_value_type(dtype).as_pointer())
+
+        return types.CPointer(dtype)(types.intp), codegen
+
+    return pointer
+
+
+int64_at, float64_at = _pointer_to(types.int64), _pointer_to(types.float64)
+
+
+@intrinsic
+def cycle_counter(typingctx):
+    """The processor's time stamp; 0 where it has none."""
+
+    def codegen(context, builder, sig, args):
+        name = "llvm.readcyclecounter"
+        function = builder.module.globals.get(name) or ir.Function(
+            builder.module, ir.FunctionType(ir.IntType(64), []), name
+        )
+        return builder.call(function, [])
+
+    return types.int64(), codegen

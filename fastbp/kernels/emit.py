@@ -1,0 +1,151 @@
+"""LLVM IR of vector operations: what the intrinsics of `simd` and `tile` are written with.
+
+Every function takes llvmlite's builder first and appends instructions where it stands.
+"""
+
+from llvmlite import ir
+
+from fastbp.kernels.target import HAS_FMA, VECTOR_BYTES
+
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+
+
+def emit_splat(builder, scalar, n):
+    """A vector with the scalar in each of n lanes."""
+    vector_type = ir.VectorType(scalar.type, n)
+    first = builder.insert_element(ir.Constant(vector_type, ir.Undefined), scalar, I32(0))
+    return builder.shuffle_vector(
+        first, ir.Constant(vector_type, ir.Undefined), ir.Constant(ir.VectorType(I32, n), [0] * n)
+    )
+
+
+def llvm_suffix(vector_type):
+    """The vector type's name in those of LLVM's intrinsics, such as v16f32."""
+    element = vector_type.element
+    kind = "i" if isinstance(element, ir.IntType) else "f"
+    width = element.width if kind == "i" else (32 if isinstance(element, ir.FloatType) else 64)
+    return f"v{vector_type.count}{kind}{width}"
+
+
+def emit_call(builder, name, result, *args):
+    """Call the LLVM intrinsic `name`, declared when first used in the module."""
+    module = builder.module
+    function = module.globals.get(name) or ir.Function(module, ir.FunctionType(result, [a.type for a in args]), name)
+    return builder.call(function, args)
+
+
+def size_of(element):
+    """Bytes of an element type."""
+    return 4 if isinstance(element, ir.FloatType) else 8 if isinstance(element, ir.DoubleType) else element.width // 8
+
+
+def emit_vector_pointer(builder, pointer, index, vector_type):
+    """The pointer to the vector at `pointer[index:]`."""
+    return builder.bitcast(builder.gep(pointer, [index]), vector_type.as_pointer())
+
+
+def emit_load(builder, pointer, vector_type, mask=None):
+    """Load a vector; lanes outside the mask are zero and their memory is not touched."""
+    align = size_of(vector_type.element)
+    if mask is None:
+        return builder.load(pointer, align=align)
+    zero = ir.Constant(vector_type, None)
+    name = f"llvm.masked.load.{llvm_suffix(vector_type)}.p0"
+    return emit_call(builder, name, vector_type, pointer, I32(align), mask, zero)
+
+
+def emit_store(builder, value, pointer, mask=None):
+    """Store a vector, or those of its lanes that are in the mask."""
+    align = size_of(value.type.element)
+    if mask is None:
+        builder.store(value, pointer, align=align)
+    else:
+        name = f"llvm.masked.store.{llvm_suffix(value.type)}.p0"
+        emit_call(builder, name, ir.VoidType(), value, pointer, I32(align), mask)
+
+
+def emit_first(builder, n_left, n):
+    """Mask of the first `n_left` of `n` lanes."""
+    lane_ids = ir.Constant(ir.VectorType(I64, n), list(range(n)))
+    return builder.icmp_signed("<", lane_ids, emit_splat(builder, n_left, n))
+
+
+def emit_if_whole(builder, n_left, n, whole, partial):
+    """Emit `whole()` for at least `n` elements, else `partial(mask)`; the value of either where they have one."""
+    is_whole = builder.icmp_signed(">=", n_left, I64(n))
+    with builder.if_else(is_whole, likely=True) as (then, otherwise):
+        with then:
+            first, first_block = whole(), builder.block
+        with otherwise:
+            second, second_block = partial(emit_first(builder, n_left, n)), builder.block
+    if first is None:
+        return None
+    phi = builder.phi(first.type)
+    phi.add_incoming(first, first_block)
+    phi.add_incoming(second, second_block)
+    return phi
+
+
+def emit_fma(builder, x, y, z):
+    """x * y + z, rounded once where the target has FMA."""
+    if not HAS_FMA:  # llvm.fma would call libm: 500 times slower
+        return builder.fadd(builder.fmul(x, y), z)
+    return emit_call(builder, f"llvm.fma.{llvm_suffix(x.type)}", x.type, x, y, z)
+
+
+def emit_horner(builder, x, coefficients):
+    """The polynomial with these coefficients, lowest power first."""
+    *lower, value = [ir.Constant(x.type, [c] * x.type.count) for c in coefficients]
+    for coefficient in reversed(lower):
+        value = emit_fma(builder, value, x, coefficient)
+    return value
+
+
+def _shuffle(builder, x, y, lane_ids):
+    return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(lane_ids)), lane_ids))
+
+
+def emit_split(builder, x):
+    """The lower and the upper half of the lanes."""
+    n, undefined = x.type.count, ir.Constant(x.type, ir.Undefined)
+    return [_shuffle(builder, x, undefined, list(range(start, start + n // 2))) for start in (0, n // 2)]
+
+
+def emit_concatenate(builder, low, high):
+    """The lanes of `low`, then those of `high`."""
+    return _shuffle(builder, low, high, list(range(2 * low.type.count)))
+
+
+def emit_scale(builder, x, n):
+    """x * 2**n for whole numbers n, rounded once."""
+    if VECTOR_BYTES == 64:
+        return _emit_scalef(builder, x, n)
+    # Half of the exponent each time: 2**n itself may overflow or be subnormal where the product is neither.
+    mantissa_bits, bias = (23, 127) if isinstance(x.type.element, ir.FloatType) else (52, 1023)
+    integers = ir.VectorType(ir.IntType(8 * size_of(x.type.element)), x.type.count)
+    shift = ir.Constant(integers, [mantissa_bits] * x.type.count)
+    # Adding 1.5 * 2**mantissa_bits leaves an integer in the lowest bits of the mantissa.
+    shifted = builder.fadd(n, ir.Constant(x.type, [1.5 * 2**mantissa_bits + 2 * bias] * x.type.count))
+    field = builder.bitcast(shifted, integers)
+    half = builder.ashr(field, ir.Constant(integers, [1] * x.type.count))
+    for part in (half, builder.sub(field, half)):
+        x = builder.fmul(x, builder.bitcast(builder.shl(part, shift), x.type))
+    return x
+
+
+def _emit_scalef(builder, x, n):
+    """One instruction of AVX-512 for each whole vector."""
+    if x.type.count * size_of(x.type.element) > 64:
+        halves = zip(emit_split(builder, x), emit_split(builder, n), strict=True)
+        return emit_concatenate(builder, *[_emit_scalef(builder, *half) for half in halves])
+    kind = "ps" if isinstance(x.type.element, ir.FloatType) else "pd"
+    every, current_rounding = ir.Constant(ir.IntType(x.type.count), -1), I32(4)
+    name = f"llvm.x86.avx512.mask.scalef.{kind}.512"
+    return emit_call(builder, name, x.type, x, n, ir.Constant(x.type, None), every, current_rounding)
+
+
+def emit_reduction(builder, value, combine):
+    """Reduce a vector by a fixed tree: the upper half onto the lower, until one lane is left."""
+    while value.type.count > 1:
+        value = combine(*emit_split(builder, value))
+    return builder.extract_element(value, I32(0))

@@ -1,0 +1,225 @@
+"""From the user's rows to panels and back: the only kernels that see the user's arrays.
+
+A panel holds `panel_width` samples side by side, [feature][sample]; the last panel of a block is as narrow as the
+samples that are left. Whatever dtype, order or strides the user's array has, the same machine code reads it.
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from fastbp._jit import inline, leaf
+from fastbp.kernels.simd import (
+    address_of,
+    lanes_of,
+    load,
+    load_first,
+    load_upto,
+    offset,
+    store,
+    store_first,
+    store_upto,
+)
+from fastbp.kernels.tile import panel_of, transpose_rows, transpose_square
+
+# The code of a dtype is its place here; bool is read as uint8.
+SOURCE_DTYPES = (
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "uint32",
+    "int32",
+    "uint64",
+    "int64",
+    "float16",
+    "float32",
+    "float64",
+)
+UINT8, INT8, UINT16, INT16, UINT32, INT32, UINT64, INT64, FLOAT16, FLOAT32, FLOAT64 = range(len(SOURCE_DTYPES))
+
+
+def _reader(dtype):
+    @intrinsic
+    def read(typingctx, address):
+        """The number of this dtype at an address."""
+
+        def codegen(context, builder, sig, args):
+            return builder.load(builder.inttoptr(args[0], context.get_value_type(dtype).as_pointer()), align=1)
+
+        return dtype(types.intp), codegen
+
+    return read
+
+
+read_uint8, read_int8 = _reader(types.uint8), _reader(types.int8)
+read_uint16, read_int16 = _reader(types.uint16), _reader(types.int16)
+read_uint32, read_int32 = _reader(types.uint32), _reader(types.int32)
+read_uint64, read_int64 = _reader(types.uint64), _reader(types.int64)
+read_float32, read_float64 = _reader(types.float32), _reader(types.float64)
+
+
+@intrinsic
+def half_to_float32(typingctx, bits):
+    """The float32 of a float16's 16 bits, exactly; infinities and NaN become finite (they are rejected before)."""
+
+    def codegen(context, builder, sig, args):
+        wide = builder.zext(args[0], ir.IntType(32))
+        magnitude = builder.shl(builder.and_(wide, ir.IntType(32)(0x7FFF)), ir.IntType(32)(13))
+        sign = builder.shl(builder.and_(wide, ir.IntType(32)(0x8000)), ir.IntType(32)(16))
+        # The exponent bias differs by 112; a multiplication also normalises the subnormal float16.
+        scaled = builder.fmul(builder.bitcast(magnitude, ir.FloatType()), ir.Constant(ir.FloatType(), 2.0**112))
+        return builder.bitcast(builder.or_(builder.bitcast(scaled, ir.IntType(32)), sign), ir.FloatType())
+
+    return types.float32(types.uint16), codegen
+
+
+@inline
+def _read_integer(address, dtype):
+    """The integer at an address; -1 for what is no integer. A uint64 beyond int64 reads as negative."""
+    if dtype == UINT8:
+        return np.int64(read_uint8(address))
+    if dtype == INT8:
+        return np.int64(read_int8(address))
+    if dtype == UINT16:
+        return np.int64(read_uint16(address))
+    if dtype == INT16:
+        return np.int64(read_int16(address))
+    if dtype == UINT32:
+        return np.int64(read_uint32(address))
+    if dtype == INT32:
+        return np.int64(read_int32(address))
+    if dtype in (UINT64, INT64):
+        return read_int64(address)
+    return np.int64(-1)
+
+
+@inline
+def _cast_row(row, stride, dtype, n, out):
+    """out[j] = the j-th number of a row of the user's array; `dtype` is a code.
+
+    Loops of their own for floats and images; the other integers share one, which is half as fast and quick to compile.
+    """
+    if dtype == FLOAT32:
+        for j in range(n):
+            out[j] = read_float32(row + j * stride)
+    elif dtype == FLOAT64:
+        for j in range(n):
+            out[j] = read_float64(row + j * stride)
+    elif dtype == FLOAT16:
+        for j in range(n):
+            out[j] = half_to_float32(read_uint16(row + j * stride))
+    elif dtype == UINT8:
+        for j in range(n):
+            out[j] = read_uint8(row + j * stride)
+    elif dtype == UINT64:
+        for j in range(n):
+            out[j] = read_uint64(row + j * stride)
+    else:
+        for j in range(n):
+            out[j] = _read_integer(row + j * stride, dtype)
+
+
+def _gather_rows_signature(T):
+    size = types.intp
+    return types.void(size, size, size, size, types.CPointer(types.int64), size, size, types.CPointer(T),
+                      types.CPointer(types.int64), types.CPointer(T))  # fmt: skip
+
+
+@leaf(_gather_rows_signature)
+def gather_rows(x, row_stride, column_stride, dtype, rows, n_samples, n_features, panels, addresses, scratch):
+    """Write the rows `rows[:n_samples]` of the user's array as panels, cast and transposed.
+
+    x, row_stride, column_stride : address and strides in bytes; dtype : code of the source dtype.
+    panels : n_samples * n_features elements, overwritten. addresses : panel int64, scratch : panel * n_features
+    elements, both overwritten. No checks: the caller validates rows and shape; any content is safe.
+    """
+    panel, lanes = panel_of(panels), lanes_of(panels)
+    itemsize = address_of(offset(panels, 1)) - address_of(panels)
+    is_native = column_stride == itemsize and dtype == (FLOAT32 if itemsize == 4 else FLOAT64)
+    for start in range(0, n_samples, panel):
+        width = min(panel, n_samples - start)
+        for s in range(width):
+            row = x + rows[start + s] * row_stride
+            if is_native:
+                addresses[s] = row
+            else:
+                _cast_row(row, column_stride, dtype, n_features, offset(scratch, s * n_features))
+                addresses[s] = address_of(offset(scratch, s * n_features))
+        for s in range(0, width, lanes):
+            for f in range(0, n_features, lanes):
+                square = offset(panels, start * n_features + f * width + s)
+                transpose_rows(offset(addresses, s), f, square, width, width - s, n_features - f)
+
+
+@leaf(lambda T: types.intp(types.intp, types.intp, types.intp, types.CPointer(types.int64), types.intp, types.intp,
+                           types.CPointer(T)))  # fmt: skip
+def gather_labels(y, stride, dtype, rows, n_samples, n_classes, panels):
+    """Write the labels of `rows[:n_samples]` as one-hot panels; return how many were outside 0..n_classes-1.
+
+    A label outside its range leaves its column zero, so data that changes under a running fit cannot make the kernel
+    write out of bounds. panels : n_samples * n_classes elements, overwritten.
+    """
+    panel, lanes = panel_of(panels), lanes_of(panels)
+    n, n_outside = n_samples * n_classes, 0
+    for i in range(0, n, lanes):
+        store_first(panels, i, load_first(panels, i, 0), n - i)
+    for start in range(0, n_samples, panel):
+        width = min(panel, n_samples - start)
+        for s in range(width):
+            label = _read_integer(y + rows[start + s] * stride, dtype)
+            if 0 <= label < n_classes:
+                panels[start * n_classes + label * width + s] = 1
+            else:
+                n_outside += 1
+    return n_outside
+
+
+@leaf(lambda T: types.void(types.CPointer(T), types.intp, types.intp, types.CPointer(T), types.intp, types.intp,
+                           types.intp, types.intp))  # fmt: skip
+def scatter_rows(panels, n_features, n_samples, out, first_row, group_stride, row_stride, last_row_stride):
+    """Write panels as rows of samples, one group of `panel` features after the other.
+
+    Feature g*panel + j of sample s goes to out[g*group_stride + (first_row + s)*row_stride + j]; in a last, narrower
+    group `last_row_stride` stands for `row_stride`. No checks: the caller validates.
+    """
+    panel, lanes = panel_of(panels), lanes_of(panels)
+    if n_samples == 1:  # rows and columns of one sample lie alike
+        for f in range(0, n_features, lanes):
+            group, column = f // panel, f % panel
+            stride = row_stride if n_features - group * panel >= panel else last_row_stride
+            i = group * group_stride + first_row * stride + column
+            store_upto(out, i, load_upto(panels, f, n_features - f), n_features - f)
+        return
+    for start in range(0, n_samples, panel):
+        width = min(panel, n_samples - start)
+        for group in range(0, n_features, panel):
+            left = min(panel, n_features - group)
+            stride = row_stride if left == panel else last_row_stride
+            for s in range(0, width, lanes):
+                for f in range(0, left, lanes):
+                    square = offset(panels, start * n_features + (group + f) * width + s)
+                    rows = offset(out, group // panel * group_stride + (first_row + start + s) * stride + f)
+                    transpose_square(square, width, rows, stride, left - f, width - s)
+
+
+@leaf(lambda T: types.void(types.CPointer(T), types.CPointer(T), types.intp))
+def copy(source, out, n):
+    """out = source, n elements rounded up to whole vectors; the two do not overlap."""
+    for i in range(0, n, lanes_of(source)):
+        store(out, i, load(source, i))
+
+
+@leaf(lambda T: types.void(types.CPointer(T), types.intp, types.intp, types.CPointer(T), types.intp))
+def split_features(panels, n_features, n_samples, out, out_row):
+    """Write each feature of the panels as one row of samples, whole vectors of it: out[f*out_row + s].
+
+    No checks: the caller validates; out_row is at least n_samples rounded up to whole vectors.
+    """
+    panel, lanes = panel_of(panels), lanes_of(panels)
+    for start in range(0, n_samples, panel):
+        width = min(panel, n_samples - start)
+        for f in range(n_features):
+            for s in range(0, width, lanes):
+                store(out, f * out_row + start + s, load_upto(panels, start * n_features + f * width + s, width - s))

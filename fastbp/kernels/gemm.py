@@ -1,0 +1,139 @@
+"""Leaves of the matrix product: one panel of it, and the copy of a block of its left operand."""
+
+from numba import types
+
+from fastbp._jit import leaf
+from fastbp.kernels.simd import (
+    fma,
+    lanes_of,
+    load,
+    load_first,
+    load_upto,
+    offset,
+    pointer_at,
+    splat,
+    store,
+    store_upto,
+    sum_lanes,
+)
+from fastbp.kernels.tile import MAX_TILE_ROWS, TILE_ROWS, panel_of, tile
+
+
+def _multiply_panel_signature(T):
+    pointer, size = types.CPointer(T), types.intp
+    return types.void(size, size, pointer, size, size, size, size, pointer, size, pointer, size, pointer, size,
+                      size, size, size)  # fmt: skip
+
+
+@leaf(_multiply_panel_signature)
+def multiply_panel(n_m, n_left, a, a_row, a_k, a_outer, ones, b, b_k, c, c_row, init, init_row, init_is_column, n_inner,
+                   n_outer):  # fmt: skip
+    """Write c = init + a @ b for all n_m rows and one panel of columns.
+
+    a : (n_m, n_outer * n_inner), element (m, (o, i)) at a[o*a_outer + m*a_row + i*a_k]. With `ones`, an address of
+    n_inner
+        ones (a_k apart), the last of the n_m rows is that row of ones for every o; else `ones` is 0.
+    b : (n_outer * n_inner, n_left), rows b_k apart. c : (n_m, n_left), rows c_row apart, overwritten.
+    init : as in `tile`; may be c itself (then the product is added to it).
+    Reads and writes min(n_left, panel) columns. No checks: the caller validates.
+    """
+    m = 0
+    while m < n_m:
+        rows = n_m - m if n_m - m <= MAX_TILE_ROWS else TILE_ROWS
+        a_tile = offset(a, m * a_row)
+        if ones != 0 and m + rows == n_m:
+            last, last_outer = pointer_at(ones, a), 0
+        else:
+            last, last_outer = offset(a_tile, (rows - 1) * a_row), a_outer
+        tile(rows, n_left, a_tile, a_row, a_k, a_outer, last, last_outer, b, b_k, offset(c, m * c_row), c_row,
+             offset(init, m * init_row), init_row, init_is_column, n_inner, n_outer)  # fmt: skip
+        m += rows
+
+
+@leaf(lambda T: types.void(types.CPointer(T), types.intp, types.intp, types.intp, types.CPointer(T), types.intp))
+def copy_block(a, a_row, n_rows, n_columns, block, block_row):
+    """Copy n_rows rows of n_columns elements, `a_row` apart, into whole vectors of rows `block_row` apart.
+
+    Strided by a power of two, the rows of a wide matrix evict each other from the caches; those of the copy do not. No
+    checks: the caller validates; block_row >= n_columns rounded up to whole vectors.
+    """
+    lanes = lanes_of(a)
+    for row in range(n_rows):
+        for column in range(0, n_columns, lanes):
+            store(block, row * block_row + column, load_upto(a, row * a_row + column, n_columns - column))
+
+
+@leaf(lambda T: types.void(types.CPointer(T), types.CPointer(T), types.CPointer(T), types.CPointer(T), types.intp,
+                           types.intp))  # fmt: skip
+def multiply_row(h, w, b, z, n_in, n_out):
+    """z = b + h @ w for one sample: the lanes run over the outputs, as a row of w is contiguous.
+
+    Each output is its bias plus FMAs in the order of k, as in `multiply_panel`. Four vectors of outputs at a time hide
+    part of the latency of these chains. h : (n_in,). w : (n_in, n_out). z : (n_out,), overwritten. No checks.
+    """
+    lanes = lanes_of(w)
+    j = 0
+    while j + 4 * lanes <= n_out:
+        z0, z1, z2, z3 = load(b, j), load(b, j + lanes), load(b, j + 2 * lanes), load(b, j + 3 * lanes)
+        for k in range(n_in):
+            i, h_k = k * n_out + j, splat(w, h[k])
+            z0, z1 = fma(h_k, load(w, i), z0), fma(h_k, load(w, i + lanes), z1)
+            z2, z3 = fma(h_k, load(w, i + 2 * lanes), z2), fma(h_k, load(w, i + 3 * lanes), z3)
+        store(z, j, z0)
+        store(z, j + lanes, z1)
+        store(z, j + 2 * lanes, z2)
+        store(z, j + 3 * lanes, z3)
+        j += 4 * lanes
+    while j < n_out:
+        left = n_out - j
+        total = load_upto(b, j, left)
+        for k in range(n_in):
+            total = fma(splat(w, h[k]), load_upto(w, k * n_out + j, left), total)
+        store_upto(z, j, total, left)
+        j += lanes
+
+
+@leaf(lambda T: types.void(types.CPointer(T), types.CPointer(T), types.CPointer(T), types.intp, types.intp))
+def multiply_column(w, dz, dh, n_in, n_out):
+    """dh = w @ dz for one sample: a dot product per row of w, summed over lanes and then across them by a fixed tree.
+
+    w : (n_in, n_out). dz : (n_out,). dh : (n_in,), overwritten. No checks: the caller validates.
+    """
+    for i in range(n_in):
+        total = splat(w, 0)
+        for j in range(0, n_out, lanes_of(w)):
+            total = fma(load_upto(w, i * n_out + j, n_out - j), load_upto(dz, j, n_out - j), total)
+        dh[i] = sum_lanes(total)
+
+
+@leaf(lambda T: types.void(types.CPointer(T), types.intp, types.intp, types.intp, types.CPointer(T), types.intp,
+                           types.CPointer(T), types.intp, types.intp))  # fmt: skip
+def narrow_gradient(h, n_in, first_row, n_rows, dz, n_samples, g, g_row, accumulate):
+    """Write one output's gradient, or add it if `accumulate`: g[m*g_row] = sum over samples of h[first_row + m] * dz.
+
+    Row n_in of h counts as ones: the gradient of the bias. The lanes run over the samples, since a single output would
+    leave them empty in `multiply_panel`; each sum goes over the lanes first, then across them by a fixed tree.
+
+    h : panels of n_samples samples with n_in features. dz : (n_samples,). No checks: the caller validates.
+    """
+    panel, lanes = panel_of(h), lanes_of(h)
+    n_whole = n_samples - n_samples % panel
+    width = n_samples - n_whole
+    for m in range(n_rows):
+        row, is_bias = first_row + m, first_row + m == n_in
+        low = high = splat(h, 0)
+        for s in range(0, n_whole, panel):
+            if is_bias:
+                low, high = low + load(dz, s), high + load(dz, s + lanes)
+            else:
+                i = s * n_in + row * panel
+                low = fma(load(h, i), load(dz, s), low)
+                high = fma(load(h, i + lanes), load(dz, s + lanes), high)
+        for s in range(0, width, lanes):
+            d = load_first(dz, n_whole + s, width - s)
+            if is_bias:
+                low += d
+            else:
+                low = fma(load_first(h, n_whole * n_in + row * width + s, width - s), d, low)
+        total = sum_lanes(low + high)
+        g[m * g_row] = g[m * g_row] + total if accumulate else total

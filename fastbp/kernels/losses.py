@@ -1,0 +1,178 @@
+"""Losses: one leaf per name, which compares a block of outputs with its targets.
+
+All share one signature. output, targets, d : n_samples samples of n_out values as panels of `panel_of(output)` samples,
+each with one row per output; the last panel holds what is left, its rows as long as it is wide. d is overwritten with
+the derivative of each sample's loss, times `scale`. sums : float64, overwritten with the sum of the samples' losses and
+the number of right answers (0 where the loss does not tell). The buffers are padded to whole vectors: the padding of
+output and targets may be read, that of d written, but it never counts.
+
+Sums run over fixed lanes in the outputs' own dtype. No checks: the caller validates; n_samples and n_out are positive.
+"""
+
+from typing import NamedTuple
+
+from numba import types
+
+from fastbp._jit import Leaf, inline, leaf
+from fastbp.kernels.elementary import exp, log1p, log1p_unit
+from fastbp.kernels.simd import (
+    absolute,
+    first_lanes,
+    fma,
+    lanes_of,
+    load,
+    load_pair,
+    maximum,
+    minimum,
+    offset,
+    splat,
+    store,
+    store_pair,
+    sum_lanes,
+    where,
+)
+from fastbp.kernels.tile import panel_of
+
+
+class Loss(NamedTuple):
+    """Leaf of one loss, and the output activation that is fused into it, if any: it then takes pre-activations."""
+
+    leaf: Leaf
+    output: str | None = None
+
+
+def _signature(T):
+    pointer, size = types.CPointer(T), types.intp
+    return types.void(pointer, pointer, pointer, size, size, types.float64, types.CPointer(types.float64))
+
+
+@inline
+def _store_mean(sums, total, last, n_last, n_out):
+    """sums[0] = the sum of `total` and of the first `n_last` lanes of `last`, over n_out."""
+    total += where(first_lanes(last, n_last), last, 0.0)
+    sums[0] = sum_lanes(total / splat(total, n_out))
+
+
+@leaf(_signature)
+def mse(output, targets, d, n_out, n_samples, scale, sums):
+    """Mean over the outputs of e**2 with e = output - targets; d = 2 * e * scale / n_out."""
+    n = n_out * n_samples
+    factor = 2.0 * splat(output, scale) / splat(output, n_out)
+    total = last = splat(output, 0.0)
+    for i in range(0, n, lanes_of(output)):
+        total += last
+        error = load(output, i) - load(targets, i)
+        store(d, i, factor * error)
+        last = error * error
+    _store_mean(sums, total, last, n - i, n_out)
+    sums[1] = 0.0
+
+
+@leaf(_signature)
+def mae(output, targets, d, n_out, n_samples, scale, sums):
+    """Mean over the outputs of abs(e) with e = output - targets; d = sign(e) * scale / n_out, 0 for e = 0."""
+    n = n_out * n_samples
+    factor = splat(output, scale) / splat(output, n_out)
+    total = last = splat(output, 0.0)
+    for i in range(0, n, lanes_of(output)):
+        total += last
+        error = load(output, i) - load(targets, i)
+        store(d, i, where(error > 0.0, factor, where(error < 0.0, -factor, 0.0)))
+        last = absolute(error)
+    _store_mean(sums, total, last, n - i, n_out)
+    sums[1] = 0.0
+
+
+@leaf(_signature)
+def huber(output, targets, d, n_out, n_samples, scale, sums):
+    """Mean over the outputs of e**2 / 2 where abs(e) <= 1, else abs(e) - 1/2; d = clip(e, -1, 1) * scale / n_out."""
+    n = n_out * n_samples
+    factor = splat(output, scale) / splat(output, n_out)
+    total = last = splat(output, 0.0)
+    for i in range(0, n, lanes_of(output)):
+        total += last
+        error = load(output, i) - load(targets, i)
+        clipped = maximum(-1.0, minimum(1.0, error))
+        store(d, i, factor * clipped)
+        # Both cases at once: e**2 / 2 where the clipped error is e itself.
+        last = clipped * fma(clipped, -0.5, error)
+    _store_mean(sums, total, last, n - i, n_out)
+    sums[1] = 0.0
+
+
+@leaf(_signature)
+def binary_cross_entropy(output, targets, d, n_out, n_samples, scale, sums):
+    """Mean over the outputs of log(1 + exp(z)) - z * t with logits z = output; d = (sigmoid(z) - t) * scale / n_out.
+
+    sums[1] = number of outputs on their target's side: z > 0 where t > 1/2, else z <= 0.
+    """
+    n = n_out * n_samples
+    factor = splat(output, scale) / splat(output, n_out)
+    total = last = n_right = last_right = splat(output, 0.0)
+    for i in range(0, n, lanes_of(output)):
+        total += last
+        n_right += last_right
+        z, t = load(output, i), load(targets, i)
+        is_positive = z > 0.0
+        power = exp(-absolute(z))
+        sigmoid = where(is_positive, 1.0, power) / (power + 1.0)
+        store(d, i, factor * (sigmoid - t))
+        # max(z, 0) - z * t = abs(z) * weight, without inf - inf or 0 * inf.
+        weight = where(is_positive, 1.0 - t, t)
+        last = where(weight == 0.0, 0.0, absolute(z) * weight) + log1p_unit(power)
+        last_right = where(is_positive ^ (t > 0.5), splat(z, 0.0), 1.0)
+    _store_mean(sums, total, last, n - i, n_out)
+    sums[1] = sum_lanes(n_right + where(first_lanes(last, n - i), last_right, 0.0))
+
+
+@inline
+def _cross_entropy_of_panel(output, targets, d, n_out, width, scale):
+    """Loss of each sample of a panel, and 1 where its answer is right, else 0; writes d."""
+    largest, t_there = load_pair(output, 0, width), load_pair(targets, 0, width)
+    t_largest = t_there
+    for i in range(width, n_out * width, width):
+        z, t = load_pair(output, i, width), load_pair(targets, i, width)
+        t_there = where(z > largest, t, t_there)
+        t_largest = maximum(t_largest, t)
+        largest = maximum(largest, z)
+    total = t_total = product = splat(largest, 0.0)
+    for i in range(0, n_out * width, width):
+        z, t = load_pair(output, i, width) - largest, load_pair(targets, i, width)
+        power = exp(z)
+        store_pair(d, i, power, width)
+        total += power
+        t_total += t
+        product += where(t == 0.0, 0.0, t * z)  # 0 * -inf is 0 here
+    factor = scale * t_total / total
+    for i in range(0, n_out * width, width):
+        store_pair(d, i, fma(load_pair(d, i, width), factor, -scale * load_pair(targets, i, width)), width)
+    # log(sum(exp(z))) without the largest output, which `product` lacks as well; total >= 1 then.
+    return log1p(total - 1.0) * t_total - product, where(t_there == t_largest, splat(total, 1.0), 0.0)
+
+
+@leaf(_signature)
+def cross_entropy(output, targets, d, n_out, n_samples, scale, sums):
+    """log(sum(exp(z))) * sum(t) - sum(t * z) with logits z = output; d = (softmax(z) * sum(t) - t) * scale.
+
+    t : probabilities, or one-hot. sums[1] = number of samples whose (first) largest output is where a target is
+    largest. Three passes over each panel, which stays in the L1 cache.
+    """
+    total = n_right = splat(load_pair(output, 0, 0), 0.0)
+    for start in range(0, n_samples, panel_of(output)):
+        width, first = min(panel_of(output), n_samples - start), start * n_out
+        loss, right = _cross_entropy_of_panel(
+            offset(output, first), offset(targets, first), offset(d, first), n_out, width, splat(total, scale)
+        )
+        total += where(first_lanes(total, width), loss, 0.0)
+        n_right += where(first_lanes(total, width), right, 0.0)
+    sums[0] = sum_lanes(total)
+    sums[1] = sum_lanes(n_right)
+
+
+LOSSES = {
+    "mse": Loss(mse),
+    "mae": Loss(mae),
+    "huber": Loss(huber),
+    "binary_cross_entropy": Loss(binary_cross_entropy, output="sigmoid"),
+    "cross_entropy": Loss(cross_entropy, output="softmax"),
+}

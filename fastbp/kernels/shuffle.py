@@ -1,0 +1,76 @@
+"""The order of the samples: a keyed permutation, computed position by position, so a run resumes at any step."""
+
+import numpy as np
+from numba import types
+
+from fastbp._jit import inline, leaf
+from fastbp.kernels.simd import any_lane, convert, floor, lane_numbers, lanes_of, splat, store, where
+
+N_ROUNDS = 6
+
+
+@inline
+def _mix(x):
+    """SplitMix64's finaliser (Steele, Lea, Flood 2014) of a scalar: each bit of x reaches all bits of the result."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@inline
+def _below(half, key, bound):
+    """A hash of the lanes of `half` < 2**32 under `key`, spread over 0..bound-1 by multiplication (Lemire 2019).
+
+    Multiplications of 32-bit numbers only: those of 64 bits take three instructions each.
+    """
+    x = ((half ^ key) * 0x9E3779B1) & 0xFFFFFFFF
+    x = ((x ^ (x >> 15)) * 0x85EBCA77) & 0xFFFFFFFF
+    return (x * bound) >> 32  # the upper bits decide, which all lower ones have reached
+
+
+@inline
+def _permute(left, right, n_left, n_right, key):
+    """One application of the Feistel network on (left < n_left, right < n_right), halves added modulo their bounds."""
+    for _ in range(0, N_ROUNDS, 2):
+        right += _below(left, splat(left, key >> np.uint64(32)), n_right)
+        right = where(right >= n_right, right - n_right, right)
+        left += _below(right, splat(left, key & np.uint64(0xFFFFFFFF)), n_left)
+        left = where(left >= n_left, left - n_left, left)
+        key = key * np.uint64(0xD1342543DE82EF95) + np.uint64(1)
+    return left, right
+
+
+@leaf(lambda T: types.void(types.CPointer(types.int64), types.intp, types.intp, types.intp, types.intp, types.intp,
+                           types.intp))  # fmt: skip
+def sample_order(rows, start, n, n_rows, shuffle, seed, epoch):
+    """Write the rows at positions start..start+n-1 of the epoch into `rows`, whole vectors of them.
+
+    Without `shuffle`, row = position. Else a Feistel network on pairs below (a, b), a*b >= n_rows, keyed by (seed,
+    epoch): a bijection. Pairs beyond n_rows (fewer than a of them) are walked on until they fall inside, which keeps it
+    one (Black and Rogaway 2002, cycle walking). No state, O(1) memory. n_rows < 2**53. `rows` has room for whole
+    vectors.
+    """
+    lanes = lanes_of(rows)
+    if shuffle == 0:
+        for i in range(0, n, lanes):
+            store(rows, i, lane_numbers(rows) + (start + i))
+        return
+    # Close to the square root, so that few pairs lie beyond n_rows; any b gives a*b >= n_rows by the division.
+    b = np.int64(np.sqrt(np.float64(n_rows)))
+    a = (n_rows + b - 1) // b
+    n_left, n_right, limit = splat(rows, a), splat(rows, b), splat(rows, n_rows)
+    key = _mix(np.uint64(seed) + _mix(np.uint64(epoch) + np.uint64(0x9E3779B97F4A7C15)))
+    for i in range(0, n, lanes):
+        # Positions beyond the last row, in lanes that nobody reads, would be walked on for ever.
+        position = lane_numbers(rows) + (start + i)
+        position = where(position >= limit, splat(rows, 0), position)
+        left = convert(floor(convert(position) / np.float64(b)))
+        left = where(left * n_right > position, left - 1, left)  # the quotient may have been rounded up
+        right = position - left * n_right
+        left, right = _permute(left, right, n_left, n_right, key)
+        outside = left * n_right + right >= limit
+        while any_lane(outside):
+            next_left, next_right = _permute(left, right, n_left, n_right, key)
+            left, right = where(outside, next_left, left), where(outside, next_right, right)
+            outside = left * n_right + right >= limit
+        store(rows, i, left * n_right + right)

@@ -1,0 +1,399 @@
+"""One step's two kinds of task: a block of samples, and a tile of parameters.
+
+Everything here works on addresses, so one compilation serves every dtype and architecture: widths, leaves and buffers
+are data. They lie in tables of int64 whose rows Python fills as the NamedTuples below and the kernels read by the
+column names that follow each: a pointer is all that the functions pass on, which keeps them small and quick to compile.
+"""
+
+from typing import NamedTuple
+
+from numba import types
+
+from fastbp._jit import inline, leaf
+from fastbp.kernels.calls import call, float64_at, int64_at
+from fastbp.kernels.simd import address_of
+
+
+class Layer(NamedTuple):
+    """A row of the table of layers: widths, and addresses.
+
+    w : weights with the biases behind them; dw : their gradient. h_in, h_out : activations of the super-block before
+    and after the layer; z : pre-activations (h_out itself where the activation needs no z). dz : loss derivative with
+    respect to z, as `scatter_rows` groups it, or of narrow layers as `split_features` does. forward, backward :
+    activation leaves or 0.
+    """
+
+    n_in: int
+    n_out: int
+    w: int
+    dw: int
+    h_in: int
+    z: int
+    h_out: int
+    dz: int
+    forward: int
+    backward: int
+
+
+N_IN, N_OUT, W, DW, H_IN, Z, H_OUT, DZ, FORWARD, BACKWARD = range(len(Layer._fields))
+_LAYER_SIZE = len(Layer._fields)
+
+
+class Tile(NamedTuple):
+    """A row of the table of tiles: `n_rows` rows of one layer's w, of which row n_in is b.
+
+    Or, if n_rows is 0, all of the layers first_layer..last_layer-1.
+    """
+
+    first_layer: int
+    last_layer: int
+    first_row: int
+    n_rows: int
+
+
+FIRST_LAYER, LAST_LAYER, FIRST_ROW, N_ROWS = range(len(Tile._fields))
+_TILE_SIZE = len(Tile._fields)
+
+
+class Plan(NamedTuple):
+    """A network made ready for one worker. Whoever holds it must keep the memory behind the addresses alive.
+
+    n_layers, n_tiles; layers, tiles : addresses of their tables. itemsize : bytes. panel : width of the register tile.
+    block : samples of a task; super_block : samples that the buffers hold; loss_unit : samples whose losses are one
+    sum. k_block, m_block, c_block : cache blocks of a product, in samples or inputs, rows and columns. pack_above :
+    weights of a layer from which on w is packed, in rows of packed_row elements. narrow : most outputs of a layer whose
+    gradient is summed over lanes of samples;
+    few : most samples whose products run with the lanes over outputs.
+
+    Addresses of leaves, 0 for what is not used: multiply to forward_packed.
+
+    Addresses of the worker's scratch buffers: d, d_other : derivatives of a block, of the widest layer. targets : of a
+    block, as panels. rows : int64 row numbers of a block. row_addresses, cast : of `gather_rows`. packed : a block of
+    w.
+    gradient : a rectangle of it. Shared, a panel wide: zeros, ones.
+    """
+
+    n_layers: int
+    n_tiles: int
+    layers: int
+    tiles: int
+    itemsize: int
+    panel: int
+    block: int
+    super_block: int
+    loss_unit: int
+    k_block: int
+    m_block: int
+    c_block: int
+    pack_above: int
+    packed_row: int
+    narrow: int
+    few: int
+    multiply: int
+    copy_block: int
+    multiply_row: int
+    multiply_column: int
+    narrow_gradient: int
+    gather: int
+    labels: int
+    scatter: int
+    split: int
+    order: int
+    copy: int
+    loss: int
+    update: int
+    shrink: int
+    forward_block: int
+    loss_block: int
+    backward_block: int
+    parameters: int
+    forward_packed: int
+    d: int
+    d_other: int
+    targets: int
+    rows: int
+    row_addresses: int
+    cast: int
+    packed: int
+    gradient: int
+    zeros: int
+    ones: int
+
+
+(N_LAYERS, N_TILES, LAYERS, TILES, ITEMSIZE, PANEL, BLOCK, SUPER_BLOCK, LOSS_UNIT, K_BLOCK, M_BLOCK, C_BLOCK,
+PACK_ABOVE, PACKED_ROW,
+ NARROW, FEW, MULTIPLY, COPY_BLOCK, MULTIPLY_ROW, MULTIPLY_COLUMN, NARROW_GRADIENT, GATHER, LABELS, SCATTER, SPLIT,
+ ORDER, COPY, LOSS, UPDATE, SHRINK, FORWARD_BLOCK, LOSS_BLOCK, BACKWARD_BLOCK, PARAMETERS, FORWARD_PACKED, D, D_OTHER,
+ TARGETS, ROWS, ROW_ADDRESSES, CAST, PACKED, GRADIENT, ZEROS, ONES) = range(len(Plan._fields))  # fmt: skip
+PLAN_SIZE = len(Plan._fields)
+
+
+class Source(NamedTuple):
+    """The user's data: address, strides in bytes and dtype code of x and y. y_is_label: an integer class per sample."""
+
+    x: int
+    x_row: int
+    x_column: int
+    x_dtype: int
+    y: int
+    y_row: int
+    y_column: int
+    y_dtype: int
+    y_is_label: int
+    n_samples: int
+
+
+X, X_ROW, X_COLUMN, X_DTYPE, Y, Y_ROW, Y_COLUMN, Y_DTYPE, Y_IS_LABEL, N_SAMPLES = range(len(Source._fields))
+
+
+class Optimizer(NamedTuple):
+    """What updates need: addresses of the moments (`state_row` elements apart) and of the constants.
+
+    n_coefficients : float64 per step; where weights decay, the last one is their factor. decay_biases : 0 or 1.
+    """
+
+    state: int
+    state_row: int
+    constants: int
+    n_coefficients: int
+    decay_biases: int
+
+
+STATE, STATE_ROW, CONSTANTS, N_COEFFICIENTS, DECAY_BIASES = range(len(Optimizer._fields))
+
+_TABLE = types.CPointer(types.int64)
+
+
+@inline
+def layer_of(plan, layer):
+    """The row of a layer."""
+    return int64_at(plan[LAYERS] + layer * _LAYER_SIZE * 8)
+
+
+@inline
+def tile_of(plan, tile):
+    """The row of a tile."""
+    return int64_at(plan[TILES] + tile * _TILE_SIZE * 8)
+
+
+@leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp, types.intp))
+def dense_forward_packed(plan, layer, h, z, n):
+    """As `_dense_forward` for wide layers: a cache block of w is packed once and used for all panels of the samples."""
+    size, panel, packed, packed_row = plan[ITEMSIZE], plan[PANEL], plan[PACKED], plan[PACKED_ROW]
+    n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W]
+    b = w + n_in * n_out * size
+    for k in range(0, n_in, plan[K_BLOCK]):
+        n_k = min(plan[K_BLOCK], n_in - k)
+        for m in range(0, n_out, plan[M_BLOCK]):
+            n_m = min(plan[M_BLOCK], n_out - m)
+            call(plan[COPY_BLOCK], (w + (k * n_out + m) * size, n_out, n_k, n_m, packed, packed_row))
+            for start in range(0, n, panel):
+                width = min(panel, n - start)
+                out = z + (start * n_out + m * width) * size
+                init, init_row = (b + m * size, 1) if k == 0 else (out, width)
+                call(plan[MULTIPLY], (n_m, width, packed, 1, packed_row, 0, 0, h + (start * n_in + k * width) * size,
+                width,
+                                      out, width, init, init_row, 1 if k == 0 else 0, n_k, 1))  # fmt: skip
+
+
+@inline
+def _dense_forward(plan, layer, h, z, n):
+    """z = b + w.T @ h for n samples in panels; each output is its bias plus FMAs in the order of k."""
+    size, panel, multiply = plan[ITEMSIZE], plan[PANEL], plan[MULTIPLY]
+    n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W]
+    b = w + n_in * n_out * size
+    if n == 1:
+        call(plan[MULTIPLY_ROW], (h, w, b, z, n_in, n_out))
+    elif n <= plan[FEW] and panel <= n_out <= plan[K_BLOCK] * plan[PACKED_ROW] // n:
+        _dense_forward_of_few(plan, layer, h, z, n)
+    elif n_in * n_out <= plan[PACK_ABOVE] or n <= panel:
+        for start in range(0, n, panel):
+            width = min(panel, n - start)
+            call(multiply, (n_out, width, w, 1, n_out, 0, 0, h + start * n_in * size, width, z + start * n_out * size,
+            width,
+                            b, 1, 1, n_in, 1))  # fmt: skip
+    else:
+        call(plan[FORWARD_PACKED], (address_of(plan), address_of(layer), h, z, n))
+
+
+@inline
+def _dense_forward_of_few(plan, layer, h, z, n):
+    """As `_dense_forward` for a few samples, which would leave most lanes empty: the lanes run over the outputs."""
+    size, panel, rows = plan[ITEMSIZE], plan[PANEL], plan[PACKED]
+    n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W]
+    b = w + n_in * n_out * size
+    for j in range(0, n_out, panel):
+        group = min(panel, n_out - j)
+        call(plan[MULTIPLY], (n, group, h, 1, n, 0, 0, w + j * size, n_out, rows + j * n * size, group, b + j * size, 0,
+        0,
+                              n_in, 1))  # fmt: skip
+    # As panels of n features and n_out samples, these rows are turned into n_out features and n samples.
+    call(plan[SCATTER], (rows, n, n_out, z, 0, 0, n, n))
+
+
+@inline
+def _dense_backward(plan, layer, dz, dh, n):
+    """dh = w @ dz for n samples in panels: the rows of w are read as they lie."""
+    size, panel, n_in, n_out, w = plan[ITEMSIZE], plan[PANEL], layer[N_IN], layer[N_OUT], layer[W]
+    if n == 1:
+        call(plan[MULTIPLY_COLUMN], (w, dz, dh, n_in, n_out))
+        return
+    for j in range(0, n_out, plan[K_BLOCK]):
+        n_j = min(plan[K_BLOCK], n_out - j)
+        for i in range(0, n_in, plan[M_BLOCK]):
+            n_i = min(plan[M_BLOCK], n_in - i)
+            for start in range(0, n, panel):
+                width = min(panel, n - start)
+                out = dh + (start * n_in + i * width) * size
+                init, init_row = (plan[ZEROS], 0) if j == 0 else (out, width)
+                call(plan[MULTIPLY], (n_i, width, w + (i * n_out + j) * size, n_out, 1, 0, 0,
+                                      dz + (start * n_out + j * width) * size, width, out, width, init, init_row, 0,
+                                      n_j, 1))  # fmt: skip
+
+
+@leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp))
+def forward_block(plan, source, start, n):
+    """Gather the rows in the plan's `rows` and run them through all layers: samples start..start+n-1 of the buffers."""
+    size, first = plan[ITEMSIZE], layer_of(plan, 0)
+    call(plan[GATHER], (source[X], source[X_ROW], source[X_COLUMN], source[X_DTYPE], plan[ROWS], n, first[N_IN],
+                        first[H_IN] + start * first[N_IN] * size, plan[ROW_ADDRESSES], plan[CAST]))  # fmt: skip
+    for index in range(plan[N_LAYERS]):
+        layer = layer_of(plan, index)
+        n_in, n_out = layer[N_IN], layer[N_OUT]
+        z, h_out = layer[Z] + start * n_out * size, layer[H_OUT] + start * n_out * size
+        _dense_forward(plan, layer, layer[H_IN] + start * n_in * size, z, n)
+        if z != h_out:
+            call(plan[COPY], (z, h_out, n * n_out))
+        if layer[FORWARD] != 0:
+            call(layer[FORWARD], (h_out, n_out, n))
+
+
+@leaf(lambda T: types.intp(_TABLE, _TABLE, types.intp, types.intp, types.float64, types.intp))
+def loss_block(plan, source, start, n, scale, sums):
+    """Compare the outputs with the targets: loss and hits into `sums`, the scaled loss derivative into the plan's `d`.
+
+    `sums` : address of a pair of float64 for each `loss_unit` of samples, so that no total depends on the size of a
+    block. Returns how many labels were out of range.
+    """
+    last, rows, targets, n_outside = layer_of(plan, plan[N_LAYERS] - 1), plan[ROWS], plan[TARGETS], 0
+    n_out = last[N_OUT]
+    if source[Y_IS_LABEL] != 0:
+        n_outside = call(plan[LABELS], (source[Y], source[Y_ROW], source[Y_DTYPE], rows, n, n_out, targets))
+    else:
+        call(plan[GATHER], (source[Y], source[Y_ROW], source[Y_COLUMN], source[Y_DTYPE], rows, n, n_out, targets,
+                            plan[ROW_ADDRESSES], plan[CAST]))  # fmt: skip
+    output, unit = last[H_OUT] + start * n_out * plan[ITEMSIZE], plan[LOSS_UNIT]
+    for s in range(0, n, unit):
+        here = s * n_out * plan[ITEMSIZE]
+        call(plan[LOSS], (output + here, targets + here, plan[D] + here, n_out, min(unit, n - s), scale,
+                          sums + s // unit * 16))  # fmt: skip
+    return n_outside
+
+
+@leaf(lambda T: types.void(_TABLE, types.intp, types.intp))
+def backward_block(plan, start, n):
+    """From the loss derivative in the plan's `d` to every layer's dz, regrouped for the gradient."""
+    size, panel, super_block = plan[ITEMSIZE], plan[PANEL], plan[SUPER_BLOCK]
+    d, d_other = plan[D], plan[D_OTHER]
+    for index in range(plan[N_LAYERS] - 1, -1, -1):
+        layer = layer_of(plan, index)
+        n_out = layer[N_OUT]
+        here = start * n_out * size
+        if layer[BACKWARD] != 0:
+            call(layer[BACKWARD], (d, layer[Z] + here, layer[H_OUT] + here, n * n_out))
+        if n_out <= plan[NARROW]:
+            call(plan[SPLIT], (d, n_out, n, layer[DZ] + start * size, super_block))
+        else:  # rows of the last, narrower group are as long as the group is wide
+            call(plan[SCATTER], (d, n_out, n, layer[DZ], start, panel * super_block, panel, n_out % panel))
+        if index > 0:
+            _dense_backward(plan, layer, d, d_other, n)
+            d, d_other = d_other, d
+
+
+@inline
+def _gradient(plan, layer, first_row, n_rows, first_column, n_columns, n, g, g_row, accumulate):
+    """g = a rectangle of dw = h_in @ dz.T over n samples, rows `g_row` apart; added to what is there if `accumulate`.
+
+    Row n_in of dw is db.
+    """
+    size, panel, super_block = plan[ITEMSIZE], plan[PANEL], plan[SUPER_BLOCK]
+    n_in, n_out, h = layer[N_IN], layer[N_OUT], layer[H_IN]
+    if n_out <= plan[NARROW]:
+        for j in range(n_out):
+            call(plan[NARROW_GRADIENT], (h, n_in, first_row, n_rows, layer[DZ] + j * super_block * size, n, g + j *
+            size,
+                                         g_row, accumulate))  # fmt: skip
+        return
+    ones = plan[ONES] if first_row + n_rows > n_in else 0
+    s = 0
+    while s < n:
+        # As many whole panels as a cache block has, or the narrow one at the end.
+        n_panels = min((n - s) // panel, plan[K_BLOCK] // panel)
+        n_s, width, n_outer = (n_panels * panel, panel, n_panels) if n_panels > 0 else (n - s, n - s, 1)
+        for j in range(first_column, first_column + n_columns, panel):
+            group = min(panel, n_out - j)
+            out = g + (j - first_column) * size
+            init, init_row = (out, g_row) if accumulate != 0 or s > 0 else (plan[ZEROS], 0)
+            call(plan[MULTIPLY], (n_rows, group, h + (s * n_in + first_row * width) * size, width, 1, panel * n_in,
+            ones,
+                                  layer[DZ] + (j * super_block + s * group) * size, group, out, g_row, init, init_row,
+                                  0, width, n_outer))  # fmt: skip
+        s += n_s
+
+
+@inline
+def _update(plan, optimizer, coefficients, start, n_rows, n_columns, row, g, g_row):
+    """Update a rectangle of parameters at the address `start`; returns 1 if one is not finite any more."""
+    moments = optimizer[STATE] + (start - layer_of(plan, 0)[W])
+    return call(plan[UPDATE], (start, g, moments, optimizer[STATE_ROW], n_rows, n_columns, row, g_row,
+    optimizer[CONSTANTS],
+                               coefficients))  # fmt: skip
+
+
+@inline
+def _shrink(plan, optimizer, coefficients, layer, first_row, n_rows, first_column, n_columns):
+    """Decay the weights, and if wanted the biases, of a rectangle of a layer."""
+    if plan[SHRINK] != 0:
+        n_decayed = min(n_rows, layer[N_IN] + optimizer[DECAY_BIASES] - first_row)
+        start = layer[W] + (first_row * layer[N_OUT] + first_column) * plan[ITEMSIZE]
+        factor = float64_at(coefficients)[optimizer[N_COEFFICIENTS] - 1]
+        call(plan[SHRINK], (start, n_decayed, n_columns, layer[N_OUT], factor))
+
+
+@leaf(lambda T: types.intp(_TABLE, _TABLE, types.intp, types.intp, types.intp, types.intp, types.intp))
+def parameters_of_layers(plan, optimizer, coefficients, index, n, accumulate, updates):
+    """Gradient and update of a tile of whole small layers, which lie one behind the other. As `parameters_of_rows`."""
+    tile, n_params = tile_of(plan, index), 0
+    first = layer_of(plan, tile[FIRST_LAYER])
+    for number in range(tile[FIRST_LAYER], tile[LAST_LAYER]):
+        layer = layer_of(plan, number)
+        n_in, n_out = layer[N_IN], layer[N_OUT]
+        _gradient(plan, layer, 0, n_in + 1, 0, n_out, n, layer[DW], n_out, accumulate)
+        if updates != 0:
+            _shrink(plan, optimizer, coefficients, layer, 0, n_in + 1, 0, n_out)
+        n_params += (n_in + 1) * n_out
+    if updates != 0:
+        return _update(plan, optimizer, coefficients, first[W], 1, n_params, n_params, first[DW], n_params)
+    return 0
+
+
+@leaf(lambda T: types.intp(_TABLE, _TABLE, types.intp, types.intp, types.intp, types.intp, types.intp))
+def parameters_of_rows(plan, optimizer, coefficients, index, n, accumulate, updates):
+    """Gradient and update of a tile of rows of one layer, a rectangle at a time.
+
+    The gradient over n samples is added to what is there if `accumulate`; the update follows if `updates`. A gradient
+    that nobody else reads stays in a small buffer, hence in the cache. Returns how many updates left a parameter not
+    finite.
+    """
+    tile, size, c_block = tile_of(plan, index), plan[ITEMSIZE], plan[C_BLOCK]
+    layer, first_row, n_rows, n_bad = layer_of(plan, tile[FIRST_LAYER]), tile[FIRST_ROW], tile[N_ROWS], 0
+    n_out = layer[N_OUT]
+    for column in range(0, n_out, c_block):
+        n_columns = min(c_block, n_out - column)
+        here = (first_row * n_out + column) * size
+        g, g_row = (layer[DW] + here, n_out) if accumulate != 0 or updates == 0 else (plan[GRADIENT], n_columns)
+        _gradient(plan, layer, first_row, n_rows, column, n_columns, n, g, g_row, accumulate)
+        if updates != 0:
+            _shrink(plan, optimizer, coefficients, layer, first_row, n_rows, column, n_columns)
+            n_bad += _update(plan, optimizer, coefficients, layer[W] + here, n_rows, n_columns, n_out, g, g_row)
+    return n_bad

@@ -1,0 +1,282 @@
+"""Optimizer updates: one leaf per rule, in place on a rectangle of the flat parameter buffer.
+
+All share one signature. params : `n_rows` rows of `n_columns` elements, `row` apart; grads : the same, `g_row` apart.
+state : the moments in the layout of params, moment k at state[k*state_stride:]. constants : hyper-parameters, and
+coefficients : what changes from step to step (learning rate first), both float64 as `fastbp.optimizers` lists them.
+Returns 1 if a new parameter is not finite, else 0. Rows share no element with each other, nor params with grads or
+state. No checks: the caller validates.
+
+Each rule is an inline function of one vector, which returns the new parameters. Whole vectors come first, with the
+number of elements left a constant, so that only the tail is masked. `p * 0` is 0 but for infinities and NaN: its sum
+tells them.
+"""
+
+from numba import types
+
+from fastbp._jit import inline, leaf
+from fastbp.kernels.simd import (
+    absolute,
+    any_lane,
+    fma,
+    is_finite,
+    lanes_of,
+    load_upto,
+    maximum,
+    offset,
+    smallest_normal,
+    splat,
+    sqrt,
+    store_upto,
+    where,
+)
+
+
+def _signature(T):
+    pointer, size, scalars = types.CPointer(T), types.intp, types.CPointer(types.float64)
+    return types.intp(pointer, pointer, pointer, size, size, size, size, size, scalars, scalars)
+
+
+@inline
+def _flush(moment):
+    """Zero for a subnormal: arithmetic on these is up to 100 times slower, and rarely active inputs decay into them."""
+    return where(absolute(moment) < smallest_normal(moment), splat(moment, 0), moment)
+
+
+@inline
+def _sgd(params, grads, i, g_i, left, rate):
+    p = fma(rate, load_upto(grads, g_i, left), load_upto(params, i, left))
+    store_upto(params, i, p, left)
+    return p
+
+
+@leaf(_signature)
+def sgd(params, grads, state, state_stride, n_rows, n_columns, row, g_row, constants, coefficients):
+    """params -= learning_rate * grads."""
+    rate = splat(params, -coefficients[0])
+    bad, lanes = splat(params, 0), lanes_of(params)
+    whole = n_columns - n_columns % lanes
+    for r in range(n_rows):
+        for j in range(0, whole, lanes):
+            bad = fma(_sgd(params, grads, r * row + j, r * g_row + j, lanes, rate), 0, bad)
+        if whole < n_columns:
+            bad = fma(_sgd(params, grads, r * row + whole, r * g_row + whole, n_columns - whole, rate), 0, bad)
+    return any_lane(~is_finite(bad))
+
+
+@inline
+def _momentum(params, grads, state, i, g_i, left, rate, decay, nesterov):
+    g = load_upto(grads, g_i, left)
+    b = _flush(fma(decay, load_upto(state, i, left), g))
+    direction = fma(decay, b, g) if nesterov else b
+    p = fma(rate, direction, load_upto(params, i, left))
+    store_upto(state, i, b, left)
+    store_upto(params, i, p, left)
+    return p
+
+
+@leaf(_signature)
+def momentum(params, grads, state, state_stride, n_rows, n_columns, row, g_row, constants, coefficients):
+    """b = momentum * b + grads; params -= learning_rate * b, or of grads + momentum * b if nesterov."""
+    rate, decay, nesterov = splat(params, -coefficients[0]), splat(params, constants[0]), constants[1] != 0.0
+    bad, lanes = splat(params, 0), lanes_of(params)
+    whole = n_columns - n_columns % lanes
+    for r in range(n_rows):
+        for j in range(0, whole, lanes):
+            bad = fma(_momentum(params, grads, state, r * row + j, r * g_row + j, lanes, rate, decay, nesterov), 0, bad)
+        if whole < n_columns:
+            bad = fma(
+                _momentum(
+                    params, grads, state, r * row + whole, r * g_row + whole, n_columns - whole, rate, decay, nesterov
+                ),
+                0,
+                bad,
+            )
+    return any_lane(~is_finite(bad))
+
+
+@inline
+def _adagrad(params, grads, state, i, g_i, left, rate, eps):
+    g = load_upto(grads, g_i, left)
+    v = fma(g, g, load_upto(state, i, left))
+    p = load_upto(params, i, left) - rate * g / (sqrt(v) + eps)
+    store_upto(state, i, v, left)
+    store_upto(params, i, p, left)
+    return p
+
+
+@leaf(_signature)
+def adagrad(params, grads, state, state_stride, n_rows, n_columns, row, g_row, constants, coefficients):
+    """v += grads**2; params -= learning_rate * grads / (sqrt(v) + eps)."""
+    rate, eps = splat(params, coefficients[0]), splat(params, constants[0])
+    bad, lanes = splat(params, 0), lanes_of(params)
+    whole = n_columns - n_columns % lanes
+    for r in range(n_rows):
+        for j in range(0, whole, lanes):
+            bad = fma(_adagrad(params, grads, state, r * row + j, r * g_row + j, lanes, rate, eps), 0, bad)
+        if whole < n_columns:
+            bad = fma(
+                _adagrad(params, grads, state, r * row + whole, r * g_row + whole, n_columns - whole, rate, eps), 0, bad
+            )
+    return any_lane(~is_finite(bad))
+
+
+@inline
+def _rmsprop(
+    params, grads, state, means, buffers, i, g_i, left, rate, alpha, one_minus_alpha, eps, decay, has_momentum, centered
+):
+    g = load_upto(grads, g_i, left)
+    v = _flush(fma(alpha, load_upto(state, i, left), one_minus_alpha * g * g))
+    store_upto(state, i, v, left)
+    variance = v
+    if centered:
+        m = _flush(fma(alpha, load_upto(means, i, left), one_minus_alpha * g))
+        store_upto(means, i, m, left)
+        variance = maximum(0.0, fma(-m, m, v))  # rounding may take a vanishing one below zero
+    direction = g / (sqrt(variance) + eps)
+    if has_momentum:
+        direction = _flush(fma(decay, load_upto(buffers, i, left), direction))
+        store_upto(buffers, i, direction, left)
+    p = fma(rate, direction, load_upto(params, i, left))
+    store_upto(params, i, p, left)
+    return p
+
+
+@leaf(_signature)
+def rmsprop(params, grads, state, state_stride, n_rows, n_columns, row, g_row, constants, coefficients):
+    """v = alpha * v + (1 - alpha) * grads**2, m likewise of grads if centered; b = momentum * b + grads / root.
+
+    The root is sqrt(v) + eps, or sqrt(v - m**2) + eps; then params -= learning_rate * b. The moments v, m and b follow
+    each other in state; without centring there is no m, without momentum no b.
+    """
+    rate = splat(params, -coefficients[0])
+    alpha, one_minus_alpha, eps = splat(params, constants[0]), splat(params, constants[1]), splat(params, constants[2])
+    decay, has_momentum, centered = splat(params, constants[3]), constants[3] != 0.0, constants[4] != 0.0
+    means, buffers = offset(state, state_stride), offset(state, 2 * state_stride if centered else state_stride)
+    bad, lanes = splat(params, 0), lanes_of(params)
+    whole = n_columns - n_columns % lanes
+    for r in range(n_rows):
+        for j in range(0, whole, lanes):
+            bad = fma(
+                _rmsprop(
+                    params,
+                    grads,
+                    state,
+                    means,
+                    buffers,
+                    r * row + j,
+                    r * g_row + j,
+                    lanes,
+                    rate,
+                    alpha,
+                    one_minus_alpha,
+                    eps,
+                    decay,
+                    has_momentum,
+                    centered,
+                ),
+                0,
+                bad,
+            )
+        if whole < n_columns:
+            bad = fma(
+                _rmsprop(
+                    params,
+                    grads,
+                    state,
+                    means,
+                    buffers,
+                    r * row + whole,
+                    r * g_row + whole,
+                    n_columns - whole,
+                    rate,
+                    alpha,
+                    one_minus_alpha,
+                    eps,
+                    decay,
+                    has_momentum,
+                    centered,
+                ),
+                0,
+                bad,
+            )
+    return any_lane(~is_finite(bad))
+
+
+@inline
+def _adam(params, grads, state, second, i, g_i, left, rate, scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps):
+    g = load_upto(grads, g_i, left)
+    m = _flush(fma(beta1, load_upto(state, i, left), one_minus_beta1 * g))
+    v = _flush(fma(beta2, load_upto(second, i, left), one_minus_beta2 * g * g))
+    p = load_upto(params, i, left) - rate * m / fma(sqrt(v), scale, eps)
+    store_upto(state, i, m, left)
+    store_upto(second, i, v, left)
+    store_upto(params, i, p, left)
+    return p
+
+
+@leaf(_signature)
+def adam(params, grads, state, state_stride, n_rows, n_columns, row, g_row, constants, coefficients):
+    """Adam: m = beta1 * m + (1 - beta1) * grads; v = beta2 * v + (1 - beta2) * grads**2.
+
+    params -= rate * m / (sqrt(v) * scale + eps), with coefficients (rate, scale) = (learning_rate / (1 - beta1**t),
+    1 / sqrt(1 - beta2**t)).
+    """
+    rate, scale = splat(params, coefficients[0]), splat(params, coefficients[1])
+    beta1, one_minus_beta1 = splat(params, constants[0]), splat(params, constants[1])
+    beta2, one_minus_beta2 = splat(params, constants[2]), splat(params, constants[3])
+    eps, second = splat(params, constants[4]), offset(state, state_stride)
+    bad, lanes = splat(params, 0), lanes_of(params)
+    whole = n_columns - n_columns % lanes
+    for r in range(n_rows):
+        for j in range(0, whole, lanes):
+            bad = fma(
+                _adam(
+                    params,
+                    grads,
+                    state,
+                    second,
+                    r * row + j,
+                    r * g_row + j,
+                    lanes,
+                    rate,
+                    scale,
+                    beta1,
+                    one_minus_beta1,
+                    beta2,
+                    one_minus_beta2,
+                    eps,
+                ),
+                0,
+                bad,
+            )
+        if whole < n_columns:
+            bad = fma(
+                _adam(
+                    params,
+                    grads,
+                    state,
+                    second,
+                    r * row + whole,
+                    r * g_row + whole,
+                    n_columns - whole,
+                    rate,
+                    scale,
+                    beta1,
+                    one_minus_beta1,
+                    beta2,
+                    one_minus_beta2,
+                    eps,
+                ),
+                0,
+                bad,
+            )
+    return any_lane(~is_finite(bad))
+
+
+@leaf(lambda T: types.void(types.CPointer(T), types.intp, types.intp, types.intp, types.float64))
+def shrink(params, n_rows, n_columns, row, factor):
+    """params *= factor, on a rectangle as above: the decoupled weight decay of AdamW."""
+    for r in range(n_rows):
+        for j in range(0, n_columns, lanes_of(params)):
+            i, left = r * row + j, n_columns - j
+            store_upto(params, i, load_upto(params, i, left) * factor, left)

@@ -1,0 +1,422 @@
+"""The network: architecture and parameters, prediction, loss and gradient."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastbp import checks, sources
+from fastbp.buffers import aligned_copy
+from fastbp.driver import gradient
+from fastbp.initializers import initialize
+from fastbp.kernels import training
+from fastbp.kernels.activations import ACTIVATIONS
+from fastbp.kernels.losses import LOSSES
+from fastbp.layout import Layout
+from fastbp.optimizers import Adam, Optimizer
+from fastbp.pacing import ranges
+from fastbp.workspace import Architecture, Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastbp.history import History
+    from fastbp.stopping import StopRule
+
+__all__ = ["MLP"]
+
+_DTYPES = ("float32", "float64")
+_WHOLE_BLOCK = 1 << 20  # samples, more than any block has
+
+
+class MLP:
+    """A dense feed-forward network (multilayer perceptron).
+
+    Layer l maps its input h to ``activation_l(h @ weights[l] + biases[l])``.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Widths ``[n_features, ..., n_out]``, at least two entries. Two make a linear or logistic regression.
+    activation : str or sequence of str, default "relu"
+        One name for all hidden layers, or one per hidden layer: identity, sigmoid, tanh, relu, leaky_relu (slope 0.01),
+        elu (alpha 1), selu, gelu (exact), silu, softplus.
+    output : str, default "identity"
+        Activation of the last layer: any of these, or softmax.
+    loss : str, optional
+        mse, mae, huber (delta 1), each the mean over samples and outputs, with any output but softmax;
+        binary_cross_entropy (mean over samples and outputs) with sigmoid; cross_entropy with softmax. By default
+        cross_entropy for softmax, binary_cross_entropy for sigmoid, else mse.
+    init : str or array_like of shape (n_params,), default "auto"
+        How weights start (`fastbp.initializers`), or all parameters. Biases start at 0.
+    dtype : {"float32", "float64"}
+        Of parameters, arithmetic and predictions.
+    seed : int, optional
+        Of the initial weights. By default one is drawn.
+
+    Attributes
+    ----------
+    sizes : tuple of int
+    activations : tuple of str
+        One per layer, the output's last.
+    loss_name : str
+    dtype : numpy.dtype
+    seed : int
+        The seed that repeats the initial weights.
+    n_params : int
+    params : ndarray, shape (n_params,)
+        All parameters, shared with the kernels: write to it, or assign to it, to change them.
+    weights, biases : tuple of ndarray
+        Views of `params`: each layer's weights (n_in, n_out) and biases (n_out,).
+    history : History or None
+        Of the last fit.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what was expected and what was passed.
+
+    Notes
+    -----
+    `predict`, `loss` and `loss_and_grad` may be called from several threads at once. One fit at a time may run.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.linspace(-1, 1, 200)[:, np.newaxis]
+    >>> model = MLP([1, 16, 1], activation="tanh", seed=0)
+    >>> history = model.fit(x, x**2, optimizer=Adam(0.01), seed=0)
+    >>> bool(model.loss(x, x**2) < 0.01)
+    True
+    >>> model.predict(x).shape
+    (200, 1)
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        activation: str | Sequence[str] = "relu",
+        output: str = "identity",
+        *,
+        loss: str | None = None,
+        init: str | npt.ArrayLike = "auto",
+        dtype: npt.DTypeLike = "float32",
+        seed: int | None = None,
+    ) -> None:
+        layout = Layout(sizes)
+        activations = (
+            *_hidden_activations(activation, layout.n_layers - 1),
+            checks.name_of(output, ACTIVATIONS, "output"),
+        )
+        self._architecture = Architecture(layout, activations, _loss_of(loss, activations[-1]), _dtype_of(dtype))
+        self.seed = checks.seed_of(seed)
+        rng = np.random.default_rng(self.seed)
+        self._params = aligned_copy(initialize(init, layout.sizes, activations, self.dtype, rng))
+        self.history: History | None = None
+        self._start_threading()
+
+    def __repr__(self) -> str:
+        architecture = self._architecture
+        hidden = architecture.activations[:-1]
+        activation = hidden[0] if len(set(hidden)) == 1 else list(hidden)
+        shown = f"{list(self.sizes)}, " + (f"activation={activation!r}, " if hidden else "")
+        return (
+            f"MLP({shown}output={architecture.activations[-1]!r}, loss={self.loss_name!r}, dtype={str(self.dtype)!r})"
+        )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Widths of the input, of every hidden layer and of the output."""
+        return self._architecture.layout.sizes
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """Names of the activations, one per layer, the output's last."""
+        return self._architecture.activations
+
+    @property
+    def loss_name(self) -> str:
+        """Name of the loss."""
+        return self._architecture.loss
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of parameters, arithmetic and predictions."""
+        return self._architecture.dtype
+
+    @property
+    def n_params(self) -> int:
+        """Number of parameters."""
+        return self._architecture.layout.n_params
+
+    @property
+    def params(self) -> npt.NDArray[Any]:
+        """All parameters, shape (n_params,): per layer the weights row by row, then the biases.
+
+        The array itself, shared with the kernels: writing to it changes the model. Assigning to `params` copies in.
+        """
+        return self._params
+
+    @params.setter
+    def params(self, values: npt.ArrayLike) -> None:
+        self._params[:] = checks.parameters(values, self._params.size, self.dtype)
+
+    @property
+    def weights(self) -> tuple[npt.NDArray[Any], ...]:
+        """Views of each layer's weights, shape (n_in, n_out)."""
+        return self._architecture.layout.weights(self._params)
+
+    @property
+    def biases(self) -> tuple[npt.NDArray[Any], ...]:
+        """Views of each layer's biases, shape (n_out,)."""
+        return self._architecture.layout.biases(self._params)
+
+    def fit(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        optimizer: Optimizer = Adam(),  # noqa: B008 - frozen
+        batch_size: int | None = 32,
+        epochs: int | None = 100,
+        max_steps: int | None = None,
+        validation_data: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        stop: StopRule | Iterable[StopRule] = (),
+        metrics: Mapping[str, Callable[[Any, Any], float]] | None = None,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        progress: bool = False,
+        threads: int | str = 1,
+        seed: int | None = None,
+    ) -> History:
+        """Train from the present parameters, with a fresh optimizer and history.
+
+        The parameters are those of `Trainer` and of `Trainer.fit`, to which this is one call.
+
+        Returns
+        -------
+        History
+            Also kept as `history`, which holds the record so far if the fit is interrupted.
+        """
+        from fastbp.trainer import Trainer  # the trainer knows the model, not the other way round
+
+        trainer = Trainer(
+            self,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            threads=threads,
+            seed=seed,
+        )
+        return trainer.fit(
+            x,
+            y,
+            epochs=epochs,
+            max_steps=max_steps,
+            validation_data=validation_data,
+            stop=stop,
+            metrics=metrics,
+            progress=progress,
+        )
+
+    def predict(self, x: npt.ArrayLike, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """Return the outputs for `x`, after the output activation.
+
+        A sample's prediction has the same bits alone or among others.
+
+        Parameters
+        ----------
+        x : array_like, shape (n_samples, n_features), read-only
+            Any real dtype and any strides.
+        out : ndarray, shape (n_samples, n_out), optional
+            Overwritten and returned; C-contiguous, of the model's dtype, and not overlapping `x`.
+
+        Returns
+        -------
+        ndarray, shape (n_samples, n_out), of the model's dtype
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `x` or `out` are of a wrong shape or dtype, or `x` is not finite.
+        """
+        array = checks.features(x, self._architecture.layout.sizes[0], self.dtype, allow_empty=True)
+        result = self._output_array(out, array)
+        if array.shape[0] > 0:
+            workspace = self._workspace(with_loss=False)
+            plan, source = workspace.plans.ctypes.data, np.array(sources.source_of(array), np.int64)
+            block, cost = workspace.block, workspace.costs(array.shape[0])[0]
+            for first, last in ranges(array.shape[0], block, cost):
+                training.predict(plan, source.ctypes.data, first, last, result.ctypes.data)
+        return result
+
+    def loss(self, x: npt.ArrayLike, y: npt.ArrayLike) -> float:
+        """Return the mean loss over the samples.
+
+        Parameters
+        ----------
+        x : array_like, shape (n_samples, n_features), read-only
+        y : array_like, read-only
+            Values (n_samples, n_out), for one output also (n_samples,); for a softmax integer classes (n_samples,) or
+            (n_samples, 1), or probabilities (n_samples, n_out).
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument, what was expected and what was passed.
+        """
+        return self._evaluate(self._checked_data(x, y))[0]
+
+    def loss_and_grad(self, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[float, npt.NDArray[Any]]:
+        """Return the mean loss over the samples and its exact gradient.
+
+        Parameters
+        ----------
+        x, y : array_like
+            As for `loss`.
+
+        Returns
+        -------
+        loss : float
+        grad : ndarray, shape (n_params,), of the model's dtype
+            In the layout of `params`; NaN if the loss is not finite.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument, what was expected and what was passed.
+        """
+        return gradient(self, self._checked_data(x, y))
+
+    def _checked_data(self, x: npt.ArrayLike, y: npt.ArrayLike, names: tuple[str, str] = ("x", "y")) -> sources.Data:
+        """Check a pair of features and targets and return it in the form that the kernels read."""
+        features = checks.features(x, self._architecture.layout.sizes[0], self.dtype, name=names[0])
+        targets, is_labels = checks.targets(
+            y,
+            features.shape[0],
+            self._architecture.layout.sizes[-1],
+            self.dtype,
+            classes=self.loss_name == "cross_entropy",
+            binary=self.loss_name == "binary_cross_entropy",
+            name=names[1],
+        )
+        return sources.Data(features, targets, is_labels)
+
+    def _evaluate(self, data: sources.Data) -> tuple[float, float]:
+        """Return the mean loss and the accuracy (NaN where the output is no class)."""
+        n_samples = data.x.shape[0]
+        workspace = self._workspace(with_loss=True)
+        plan, source, sums = (
+            workspace.plans.ctypes.data,
+            np.array(data.source(), np.int64),
+            np.zeros(2 + 2 * workspace.n_units),
+        )
+        n_outside = 0
+        block, cost = workspace.block, workspace.costs(n_samples)[0]
+        for first, last in ranges(n_samples, block, cost):
+            n_outside += training.evaluate(plan, source.ctypes.data, first, last, sums.ctypes.data)
+        if n_outside:
+            raise ValueError(f"y changed while it was read: {n_outside} labels are out of range now")
+        return float(sums[0]) / n_samples, float(sums[1]) / (n_samples * self._decisions_per_sample())
+
+    def _workspace(self, with_loss: bool) -> Workspace:
+        """Return this thread's workspace for a block of samples: building one takes longer than a small prediction."""
+        kept: dict[str, Workspace] = self._of_thread.__dict__
+        key = "evaluation" if with_loss else "prediction"
+        if key not in kept:
+            kept[key] = Workspace(self._architecture, self._params, _WHOLE_BLOCK, with_loss=with_loss)
+        return kept[key]
+
+    def _decisions_per_sample(self) -> float:
+        """Return how many classes each sample decides on; NaN where the output is no class."""
+        if self.loss_name == "cross_entropy":
+            return 1.0
+        return float(self._architecture.layout.sizes[-1]) if self.loss_name == "binary_cross_entropy" else float("nan")
+
+    def _output_array(self, out: npt.NDArray[Any] | None, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        shape = (x.shape[0], self._architecture.layout.sizes[-1])
+        if out is None:
+            return np.empty(shape, self.dtype)
+        if not isinstance(out, np.ndarray):
+            raise TypeError(f"out must be an ndarray, got {type(out).__name__}")
+        if out.shape != shape or out.dtype != self.dtype:
+            raise ValueError(f"out must have shape {shape} and dtype {self.dtype}, got {out.shape} and {out.dtype}")
+        if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
+            raise ValueError("out must be C-contiguous, aligned and writable")
+        if np.may_share_memory(out, x) or np.may_share_memory(out, self._params):
+            raise ValueError("out must not overlap x or the model's params")
+        return out
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        """Hold the right to change the parameters."""
+        if self._process != os.getpid():  # forked while another thread of the parent was training
+            self._start_threading()
+        if not self._params.flags.writeable:
+            raise ValueError("params must be writable to train, got a read-only array")
+        if not self._fit_lock.acquire(blocking=False):
+            raise RuntimeError(
+                "the model is being trained: another fit, or step, of it or of its trainer has not ended yet"
+            )
+        try:
+            yield
+        finally:
+            self._fit_lock.release()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        del state["_fit_lock"], state["_of_thread"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._params = aligned_copy(self._params)
+        self._start_threading()
+
+    def _start_threading(self) -> None:
+        """Make what belongs to this object in this process: the right to train, and each thread's workspaces."""
+        self._process = os.getpid()
+        self._fit_lock = threading.Lock()
+        self._of_thread = threading.local()
+
+
+def _hidden_activations(activation: str | Sequence[str], n_hidden: int) -> tuple[str, ...]:
+    known = tuple(name for name in ACTIVATIONS if name != "softmax")
+    if isinstance(activation, str):
+        return (checks.name_of(activation, known, "activation"),) * n_hidden
+    if not isinstance(activation, Sequence):
+        raise TypeError(f"activation must be a str or a sequence of str, got {type(activation).__name__}")
+    if len(activation) != n_hidden:
+        raise ValueError(f"activation must have one name per hidden layer, {n_hidden}, got {len(activation)}")
+    return tuple(checks.name_of(name, known, f"activation[{i}]") for i, name in enumerate(activation))
+
+
+def _loss_of(loss: str | None, output: str) -> str:
+    fused = next((name for name, entry in LOSSES.items() if entry.output == output), None)
+    if loss is None:
+        return fused or "mse"
+    name = checks.name_of(loss, LOSSES, "loss")
+    unfused = tuple(known for known, entry in LOSSES.items() if entry.output is None and output != "softmax")
+    permitted = (*((fused,) if fused else ()), *unfused)
+    if name not in permitted:
+        raise ValueError(f"loss with output {output!r} must be one of {', '.join(map(repr, permitted))}, got {name!r}")
+    return name
+
+
+def _dtype_of(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    try:
+        resolved = np.dtype(dtype)
+    except Exception:  # any: NumPy hands a text to Python's parser
+        if isinstance(dtype, str):
+            checks.name_of(dtype, _DTYPES, "dtype")
+        resolved = None
+    if dtype is None or resolved is None or resolved.name not in _DTYPES or not resolved.isnative:
+        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
+    return resolved

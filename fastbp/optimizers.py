@@ -1,0 +1,387 @@
+"""Optimizers: frozen descriptions of an update rule, with the numbers that its kernel needs.
+
+Every rule is PyTorch's, so that recipes carry over. Nothing here holds state: the moments belong to the trainer and
+lie in flat buffers like the parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fastbp import checks
+from fastbp.schedules import LearningRate, check_learning_rate
+
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop"]
+
+Float64Array: TypeAlias = npt.NDArray[np.float64]
+
+
+class Optimizer:
+    """Base class of the optimizers.
+
+    Attributes
+    ----------
+    learning_rate : float, schedule or callable
+        A callable is a pure function of the step, an int from 0, to a float: it may be asked ahead, and again.
+    """
+
+    learning_rate: LearningRate
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "learning_rate", check_learning_rate(self.learning_rate))
+        self._check()
+
+    def _check(self) -> None:
+        """Check and normalise the fields other than the learning rate."""
+        raise NotImplementedError
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """Names of the moment buffers in the order in which the kernel takes them; all start from 0."""
+        raise NotImplementedError
+
+    @property
+    def n_moments(self) -> int:
+        """Number of moment buffers."""
+        return len(self.moments)
+
+    @property
+    def constants(self) -> Float64Array:
+        """What stays the same in all steps, in the order of the kernel: float64, 1-D."""
+        raise NotImplementedError
+
+    def coefficients(self, learning_rates: Float64Array, first_step: int) -> Float64Array:  # noqa: ARG002
+        """Return what changes from step to step, in the order of the kernel.
+
+        Parameters
+        ----------
+        learning_rates : float64 ndarray, shape (n_steps,), read-only
+            Learning rates of the steps ``first_step, first_step + 1, ...``.
+        first_step : int
+            Number of steps that the moments have seen before.
+
+        Returns
+        -------
+        float64 ndarray, shape (n_steps, n_coefficients)
+            In this class one coefficient, the learning rate.
+        """
+        return learning_rates.reshape(-1, 1).copy()
+
+    def _set_fraction(self, name: str) -> None:
+        value = checks.finite_float(getattr(self, name), name, low=0.0, high=1.0, high_open=True)
+        object.__setattr__(self, name, value)
+
+    def _set_positive(self, name: str) -> None:
+        object.__setattr__(self, name, checks.finite_float(getattr(self, name), name, low=0.0, low_open=True))
+
+    def _set_flag(self, name: str) -> None:
+        object.__setattr__(self, name, checks.flag(getattr(self, name), name))
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum if wanted.
+
+    With g the gradient and b the momentum buffer, which starts from 0::
+
+        momentum = 0    params -= learning_rate * g
+        momentum > 0    b = momentum * b + g
+                        params -= learning_rate * b                     or, if nesterov,
+                        params -= learning_rate * (g + momentum * b)
+
+    Parameters
+    ----------
+    learning_rate : float, schedule or callable, default 0.01
+    momentum : float, default 0.0
+        In [0, 1).
+    nesterov : bool, default False
+        Nesterov's form of the momentum; needs ``momentum > 0``.
+
+    Notes
+    -----
+    As PyTorch's with ``dampening=0``. The learning rate is outside the buffer, unlike in the papers: a schedule acts
+    on the whole buffer at once.
+
+    References
+    ----------
+    B. T. Polyak, "Some methods of speeding up the convergence of iteration methods", USSR Computational Mathematics
+    and Mathematical Physics 4(5), 1964. I. Sutskever et al., "On the importance of initialization and momentum in deep
+    learning", ICML 2013, section 2.
+
+    Examples
+    --------
+    >>> SGD(0.1, momentum=0.9, nesterov=True)
+    SGD(learning_rate=0.1, momentum=0.9, nesterov=True)
+    """
+
+    learning_rate: LearningRate = 0.01
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def _check(self) -> None:
+        self._set_fraction("momentum")
+        self._set_flag("nesterov")
+        if self.nesterov and self.momentum == 0.0:
+            raise ValueError("nesterov=True needs momentum > 0, got momentum=0.0")
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """The momentum buffer ``b``, if there is momentum."""
+        return ("b",) if self.momentum > 0.0 else ()
+
+    @property
+    def constants(self) -> Float64Array:
+        """``[momentum, nesterov]``."""
+        return np.array([self.momentum, self.nesterov], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Adagrad(Optimizer):
+    """Gradient descent that divides by the root of the sum of all squared gradients.
+
+    With g the gradient and v starting from 0::
+
+        v += g**2
+        params -= learning_rate * g / (sqrt(v) + eps)
+
+    Parameters
+    ----------
+    learning_rate : float, schedule or callable, default 0.01
+    eps : float, default 1e-10
+        > 0.
+
+    Notes
+    -----
+    As PyTorch's with ``lr_decay=0``.
+
+    References
+    ----------
+    J. Duchi, E. Hazan and Y. Singer, "Adaptive subgradient methods for online learning and stochastic optimization",
+    Journal of Machine Learning Research 12, 2011, figure 1 (diagonal).
+
+    Examples
+    --------
+    >>> Adagrad(0.1)
+    Adagrad(learning_rate=0.1, eps=1e-10)
+    """
+
+    learning_rate: LearningRate = 0.01
+    eps: float = 1e-10
+
+    def _check(self) -> None:
+        self._set_positive("eps")
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """The sum of squares ``v``."""
+        return ("v",)
+
+    @property
+    def constants(self) -> Float64Array:
+        """``[eps]``."""
+        return np.array([self.eps])
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """Gradient descent that divides by a running root mean square of the gradient.
+
+    With g the gradient and the moments v, m and b starting from 0::
+
+        v = alpha * v + (1 - alpha) * g**2
+        m = alpha * m + (1 - alpha) * g                 if centered
+        d = g / (sqrt(v) + eps)                         or, if centered, g / (sqrt(v - m**2) + eps)
+        params -= learning_rate * d                     or, if momentum > 0,
+        b = momentum * b + d;  params -= learning_rate * b
+
+    Parameters
+    ----------
+    learning_rate : float, schedule or callable, default 0.01
+    alpha : float, default 0.99
+        Decay of the means, in [0, 1).
+    eps : float, default 1e-8
+        > 0; outside the root.
+    momentum : float, default 0.0
+        In [0, 1).
+    centered : bool, default False
+        Whether to divide by an estimate of the standard deviation instead.
+
+    Notes
+    -----
+    As PyTorch's.
+
+    References
+    ----------
+    G. Hinton, N. Srivastava and K. Swersky, "Neural networks for machine learning", Coursera, 2012, lecture 6e.
+    A. Graves, "Generating sequences with recurrent neural networks", 2013, arXiv:1308.0850, equations 38-41 (centered).
+
+    Examples
+    --------
+    >>> RMSprop(1e-3, momentum=0.9)
+    RMSprop(learning_rate=0.001, alpha=0.99, eps=1e-08, momentum=0.9, centered=False)
+    """
+
+    learning_rate: LearningRate = 0.01
+    alpha: float = 0.99
+    eps: float = 1e-8
+    momentum: float = 0.0
+    centered: bool = False
+
+    def _check(self) -> None:
+        self._set_fraction("alpha")
+        self._set_positive("eps")
+        self._set_fraction("momentum")
+        self._set_flag("centered")
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """The mean square ``v``, then the mean ``m`` if centered, then ``b`` if there is momentum."""
+        return ("v",) + ("m",) * self.centered + ("b",) * (self.momentum > 0.0)
+
+    @property
+    def constants(self) -> Float64Array:
+        """``[alpha, 1 - alpha, eps, momentum, centered]``."""
+        return np.array([self.alpha, 1.0 - self.alpha, self.eps, self.momentum, self.centered], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adaptive moments: the running mean of the gradient over its running root mean square.
+
+    With g the gradient, the moments m and v starting from 0 and t the step counted from 1::
+
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        params -= learning_rate / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps)
+
+    Parameters
+    ----------
+    learning_rate : float, schedule or callable, default 1e-3
+    beta1, beta2 : float, default 0.9 and 0.999
+        Decay of the means, in [0, 1).
+    eps : float, default 1e-8
+        > 0; outside the root.
+
+    Notes
+    -----
+    As PyTorch's.
+
+    References
+    ----------
+    D. P. Kingma and J. Ba, "Adam: A method for stochastic optimization", ICLR 2015, algorithm 1.
+
+    Examples
+    --------
+    >>> Adam(learning_rate=3e-4)
+    Adam(learning_rate=0.0003, beta1=0.9, beta2=0.999, eps=1e-08)
+    """
+
+    learning_rate: LearningRate = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    def _check(self) -> None:
+        self._set_fraction("beta1")
+        self._set_fraction("beta2")
+        self._set_positive("eps")
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """The mean ``m`` and the mean square ``v``."""
+        return ("m", "v")
+
+    @property
+    def constants(self) -> Float64Array:
+        """``[beta1, 1 - beta1, beta2, 1 - beta2, eps]``."""
+        return np.array([self.beta1, 1.0 - self.beta1, self.beta2, 1.0 - self.beta2, self.eps])
+
+    def coefficients(self, learning_rates: Float64Array, first_step: int) -> Float64Array:
+        """Return ``[learning_rate / (1 - beta1**t), 1 / sqrt(1 - beta2**t)]`` with ``t = step + 1`` for each step.
+
+        Parameters and the shape of the result are those of `Optimizer.coefficients`.
+        """
+        n_steps = learning_rates.size
+        step_sizes = learning_rates / _bias_corrections(self.beta1, first_step, n_steps)
+        inverse_roots = 1.0 / np.sqrt(_bias_corrections(self.beta2, first_step, n_steps))
+        return np.stack([step_sizes, inverse_roots], axis=1)
+
+
+@dataclass(frozen=True)
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay: each step first shrinks the weights, ``w *= 1 - learning_rate * weight_decay``.
+
+    Parameters
+    ----------
+    learning_rate : float, schedule or callable, default 1e-3
+    beta1, beta2 : float, default 0.9 and 0.999
+        Decay of the means, in [0, 1).
+    eps : float, default 1e-8
+        > 0; outside the root.
+    weight_decay : float, default 0.01
+        >= 0.
+    decay_biases : bool, default False
+        Whether biases shrink as well. PyTorch decays biases too, unless they are put into a parameter group without
+        decay: to repeat its runs set this to True.
+
+    Notes
+    -----
+    As PyTorch's, apart from `decay_biases`. The moments do not see the decay.
+
+    References
+    ----------
+    I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2.
+
+    Examples
+    --------
+    >>> AdamW(weight_decay=0.1)
+    AdamW(learning_rate=0.001, beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.1, decay_biases=False)
+    """
+
+    learning_rate: LearningRate = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    decay_biases: bool = False
+
+    def _check(self) -> None:
+        self._set_fraction("beta1")
+        self._set_fraction("beta2")
+        self._set_positive("eps")
+        weight_decay = checks.finite_float(self.weight_decay, "weight_decay", low=0.0)
+        object.__setattr__(self, "weight_decay", weight_decay)
+        self._set_flag("decay_biases")
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """The mean ``m`` and the mean square ``v``."""
+        return ("m", "v")
+
+    @property
+    def constants(self) -> Float64Array:
+        """``[beta1, 1 - beta1, beta2, 1 - beta2, eps]``."""
+        return np.array([self.beta1, 1.0 - self.beta1, self.beta2, 1.0 - self.beta2, self.eps])
+
+    def coefficients(self, learning_rates: Float64Array, first_step: int) -> Float64Array:
+        """Return Adam's two coefficients and ``1 - learning_rate * weight_decay`` for each step.
+
+        Parameters and the shape of the result are those of `Optimizer.coefficients`.
+        """
+        adam = Adam(beta1=self.beta1, beta2=self.beta2, eps=self.eps)
+        decays = 1.0 - learning_rates * self.weight_decay
+        return np.column_stack([adam.coefficients(learning_rates, first_step), decays])
+
+
+def _bias_corrections(beta: float, first_step: int, n_steps: int) -> Float64Array:
+    """Return ``1 - beta**t`` for ``t = first_step + 1, ..., first_step + n_steps``."""
+    # Once beta**t is below 2**-60 the difference is exactly 1, and long runs skip the powers.
+    if beta == 0.0 or (first_step + 1) * math.log2(beta) < -60.0:
+        return np.ones(n_steps)
+    with np.errstate(under="ignore"):
+        return 1.0 - np.power(beta, np.arange(first_step + 1, first_step + n_steps + 1, dtype=np.float64))

@@ -1,0 +1,71 @@
+"""The user's checked arrays in the form that the kernels read."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastbp.checks import source_code
+from fastbp.kernels.step import Source
+
+__all__ = ["NO_DATA", "Data", "source_of"]
+
+
+_FINGERPRINT_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Data:
+    """Features and targets that `fastbp.checks` has passed; keeps the arrays alive that `source` points into.
+
+    Parameters
+    ----------
+    x : ndarray, shape (n_samples, n_features)
+    y : ndarray, shape (n_samples,) of labels or (n_samples, n_out) of values
+    is_labels : bool
+    """
+
+    x: npt.NDArray[Any]
+    y: npt.NDArray[Any]
+    is_labels: bool
+
+    def source(self) -> Source:
+        """Return addresses, strides and dtypes."""
+        return source_of(self.x, self.y, self.is_labels)
+
+    def fingerprint(self) -> str:
+        """Return a hash of shapes, dtypes and some hundred rows, to know the same data again, in another process too.
+
+        Not of all rows: it is taken when a fit stops in mid-epoch, perhaps by Ctrl-C, and the data may be a memory map.
+        """
+        hasher = hashlib.blake2b(digest_size=16)
+        for array in (self.x, self.y):
+            hasher.update(f"{array.shape} {array.dtype}".encode())
+            rows = np.linspace(0, array.shape[0] - 1, _FINGERPRINT_ROWS).astype(np.intp)
+            hasher.update(np.ascontiguousarray(array[rows]).tobytes())
+        return hasher.hexdigest()
+
+
+NO_DATA = Data(np.empty((0, 0)), np.empty(0), is_labels=False)
+
+
+def source_of(x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None, is_labels: bool = False) -> Source:
+    """Return where the kernels find x and y. The caller keeps both alive.
+
+    Parameters
+    ----------
+    x : ndarray, shape (n_samples, n_features)
+    y : ndarray, shape (n_samples,) or (n_samples, n_out), optional
+    is_labels : bool
+        Whether y is one integer class per sample.
+    """
+    of_y = (0, 0, 0, 0, 0)
+    if y is not None:
+        column = y.strides[1] if y.ndim == 2 else 0
+        of_y = (y.ctypes.data, y.strides[0], column, source_code(y.dtype), int(is_labels))
+    row, column = x.strides
+    return Source(x.ctypes.data, row, column, source_code(x.dtype), *of_y, x.shape[0])

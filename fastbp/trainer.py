@@ -1,0 +1,304 @@
+"""Training from Python: a trainer keeps optimizer state, position and history from call to call."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from fastbp import checks, schedules
+from fastbp.buffers import aligned_copy, aligned_rows, aligned_zeros
+from fastbp.driver import Position, Stepper, rule_of
+from fastbp.history import History, check_metrics
+from fastbp.loop import Limits, Loop, Validation
+from fastbp.model import MLP
+from fastbp.optimizers import Adam, Optimizer
+from fastbp.stopping import EarlyStopping, StopRule, check_rules
+from fastbp.workers import checked_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    import numpy.typing as npt
+
+    from fastbp.sources import Data
+
+__all__ = ["Trainer"]
+
+
+class Trainer:
+    """Trains a model and can go on where it stopped: moments, step count, schedule and shuffle are kept.
+
+    Parameters
+    ----------
+    model : MLP
+        Its parameters are updated in place.
+    optimizer : Optimizer, default Adam()
+    batch_size : int or None, default 32
+        Samples of a step; None is all samples (batch gradient descent). At most the number of samples is used.
+    shuffle : bool, default True
+        Whether each epoch takes the samples in a new random order.
+    drop_last : bool, default False
+        Whether to leave out the last, smaller batch of an epoch.
+    threads : int or "auto", default 1
+        Threads that train at most, never more than the cores that the process may use; "auto" is all of these where
+        they pay, else one. The result has the same bits for any number.
+    seed : int, optional
+        Of the shuffle. By default one is drawn.
+
+    Attributes
+    ----------
+    model : MLP
+    history : History
+        Of all epochs so far.
+    n_steps : int
+        Optimizer steps taken so far.
+    seed : int
+        The seed that repeats the order of the samples.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what was expected and what was passed.
+
+    Notes
+    -----
+    The same seed gives the same bits, run to run and process to process, for one version of fastbp, Numba and LLVM on
+    one kind of CPU; `threads`, `progress` and stops in between change none of them.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp
+    >>> x = np.random.default_rng(0).standard_normal((256, 4))
+    >>> trainer = Trainer(fastbp.MLP([4, 8, 1], seed=0), batch_size=64, seed=0)
+    >>> history = trainer.fit(x, x[:, 0], epochs=3)
+    >>> history = trainer.fit(x, x[:, 0], epochs=2)  # goes on
+    >>> trainer.n_steps, len(history)
+    (20, 5)
+    """
+
+    def __init__(
+        self,
+        model: MLP,
+        *,
+        optimizer: Optimizer = Adam(),  # noqa: B008 - frozen
+        batch_size: int | None = 32,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        threads: int | str = 1,
+        seed: int | None = None,
+    ) -> None:
+        self._model = _checked_model(model)
+        self._rule = rule_of(_checked_optimizer(optimizer))
+        self._batch_size = None if batch_size is None else checks.positive_int(batch_size, "batch_size")
+        self._shuffle = checks.flag(shuffle, "shuffle")
+        self._drop_last = checks.flag(drop_last, "drop_last")
+        self._threads = checked_threads(threads)
+        self._seed = checks.seed_of(seed)
+        self.history = History(seed=self.seed)
+        self._position = Position()
+        self._grads = aligned_zeros(model._params.size, model.dtype)
+        self._state = aligned_rows(self._rule.optimizer.n_moments, model._params.size, model.dtype)
+        self._stepper: Stepper | None = None
+        self._stopped_on: str | None = None  # in mid-epoch, the fingerprint of the data
+
+    def __repr__(self) -> str:
+        return f"Trainer({self.model!r}, optimizer={self.optimizer!r}, n_steps={self.n_steps}, seed={self.seed})"
+
+    @property
+    def model(self) -> MLP:
+        """The model."""
+        return self._model
+
+    @property
+    def seed(self) -> int:
+        """The seed that repeats the order of the samples."""
+        return self._seed
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer."""
+        return self._rule.optimizer
+
+    @property
+    def n_steps(self) -> int:
+        """Optimizer steps taken so far."""
+        return self._position.n_steps
+
+    def fit(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        epochs: int | None = 100,
+        max_steps: int | None = None,
+        validation_data: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        stop: StopRule | Iterable[StopRule] = (),
+        metrics: Mapping[str, Callable[[Any, Any], float]] | None = None,
+        progress: bool = False,
+    ) -> History:
+        """Train for some epochs or steps more.
+
+        After a stop in mid-epoch it goes on in mid-epoch on the same data, whose rest then counts as the first epoch;
+        other data starts an epoch.
+
+        Parameters
+        ----------
+        x : array_like, shape (n_samples, n_features), read-only
+            bool, integers or floats of any width, order and strides, as they are. Finite.
+        y : array_like, read-only
+            Values (n_samples, n_out), for one output also (n_samples,); for a softmax integer classes (n_samples,) or
+            (n_samples, 1), or probabilities (n_samples, n_out).
+        epochs : int or None, default 100
+            Epochs to end; None for no limit, if `max_steps` or `stop` gives one.
+        max_steps : int, optional
+            Most steps to take. Whichever limit comes first ends the fit.
+        validation_data : (x, y), optional
+            Evaluated after each epoch.
+        stop : StopRule or iterable of them
+            What may end the fit earlier: `Convergence`, `EarlyStopping`, `TargetLoss`, `TimeLimit`.
+        metrics : dict of str to callable, optional
+            ``f(y, prediction) -> float`` on the validation data, recorded under their names after each epoch. y has
+            shape (n_samples, n_out) as the prediction has, or (n_samples,) if it is classes.
+        progress : bool, default False
+            Whether to show a progress bar (tqdm's where it is installed, else a line per epoch).
+
+        Returns
+        -------
+        History
+            The trainer's, of all epochs so far.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For wrong arguments, before the first step; for a schedule's wrong value, before the step it is of.
+        DivergenceError
+            If the loss is not finite: the parameters are those before the step. Or if a new parameter is not: the step
+            was taken. `EarlyStopping` goes back to its best epoch in either case.
+        KeyboardInterrupt
+            On Ctrl-C, after a whole step.
+        RuntimeError
+            If the model is being trained already.
+        """
+        self._check_buffers()
+        data = self.model._checked_data(x, y)
+        rules = check_rules(stop)
+        limits = Limits(
+            epochs=None if epochs is None else checks.positive_int(epochs, "epochs"),
+            max_steps=None if max_steps is None else checks.positive_int(max_steps, "max_steps"),
+            rules=rules,
+        )
+        validation = self._checked_validation(validation_data, check_metrics(metrics), rules)
+        show_progress = checks.flag(progress, "progress")
+        limits.check()
+        schedules.sample(self.optimizer.learning_rate, self.n_steps, 1)
+        n_samples = data.x.shape[0]
+        with self.model._training():
+            self.model.history = self.history
+            before = copy.copy(self._position)
+            if self._position.is_mid_epoch:
+                self._go_on_or_start_epoch(data)
+            loop = Loop(
+                self.model,
+                self._rule,
+                self._position,
+                self._state,
+                self._grads,
+                self.history,
+                data,
+                limits,
+                validation,
+                batch_size=min(self._batch_size or n_samples, n_samples),
+                shuffle=self._shuffle,
+                drop_last=self._drop_last,
+                seed=self.seed,
+                threads=self._threads,
+            )
+            try:
+                loop.run(show_progress)
+            finally:
+                if self.n_steps == before.n_steps:
+                    self._position.go_back_to(before)  # an epoch on other data has not begun
+                else:
+                    self._stopped_on = data.fingerprint() if self._position.is_mid_epoch else None
+        return self.history
+
+    def step(self, x: npt.ArrayLike, y: npt.ArrayLike) -> float:
+        """Take one optimizer step on this batch, all of it.
+
+        Counts as a step for the learning rate and `n_steps`; leaves history, shuffle and the position in an epoch
+        alone.
+
+        Parameters
+        ----------
+        x, y : array_like
+            As for `fit`.
+
+        Returns
+        -------
+        float
+            The batch's mean loss before the step.
+
+        Raises
+        ------
+        TypeError, ValueError, DivergenceError, KeyboardInterrupt, RuntimeError
+            As `fit`.
+        """
+        self._check_buffers()
+        data = self.model._checked_data(x, y)
+        with self.model._training():
+            if self._stepper is None:
+                self._stepper = Stepper(self.model, self._rule, self._position, self._state, self._grads)
+            return self._stepper.step(data)
+
+    def _check_buffers(self) -> None:
+        """Refuse a model that was initialised anew with another size or dtype: the moments would not fit."""
+        params = self.model._params
+        if params.size != self._grads.size or params.dtype != self._grads.dtype:
+            raise RuntimeError("the model has changed its size or dtype since the trainer was made: make a new trainer")
+
+    def _go_on_or_start_epoch(self, data: Data) -> None:
+        """Go on in mid-epoch if the data is that of the stop, else start an epoch."""
+        if data.fingerprint() != self._stopped_on:
+            self._position.start_epoch()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_stepper": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        moments = self._state
+        self._state = aligned_rows(moments.shape[0], moments.shape[1], moments.dtype)
+        self._state[:] = moments
+        self._grads = aligned_copy(self._grads)
+
+    def _checked_validation(
+        self,
+        validation_data: tuple[npt.ArrayLike, npt.ArrayLike] | None,
+        metrics: dict[str, Callable[[Any, Any], float]],
+        rules: tuple[StopRule, ...],
+    ) -> Validation | None:
+        if validation_data is None:
+            if metrics:
+                raise ValueError("metrics are computed on validation data: pass validation_data=(x, y)")
+            if any(isinstance(rule, EarlyStopping) for rule in rules):
+                raise ValueError("EarlyStopping watches the validation loss: pass validation_data=(x, y)")
+            return None
+        if not isinstance(validation_data, (tuple, list)):
+            raise TypeError(f"validation_data must be a pair (x, y), got {type(validation_data).__name__}")
+        if len(validation_data) != 2:
+            raise TypeError(f"validation_data must be a pair (x, y), got {len(validation_data)} entries")
+        x, y = validation_data
+        data = self.model._checked_data(x, y, ("validation_data[0]", "validation_data[1]"))
+        return Validation(data, metrics)
+
+
+def _checked_model(model: object) -> MLP:
+    if not isinstance(model, MLP):
+        raise TypeError(f"model must be an MLP, got {type(model).__name__}")
+    return model
+
+
+def _checked_optimizer(optimizer: object) -> Optimizer:
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer must be an optimizer such as fastbp.Adam(), got {optimizer!r}")
+    return optimizer

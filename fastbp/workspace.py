@@ -1,0 +1,322 @@
+"""Scratch buffers of a call, sized once, and the `Plan` that tells the kernels where everything lies.
+
+A workspace belongs to one call or one trainer, never to a model, so that several threads may use one model at once.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fastbp.buffers import ALIGNMENT
+from fastbp.kernels import gather, gemm, shuffle, step
+from fastbp.kernels.activations import ACTIVATIONS
+from fastbp.kernels.losses import LOSSES
+from fastbp.kernels.step import Layer, Plan, Tile
+from fastbp.kernels.tile import panel_width
+
+if TYPE_CHECKING:
+    from fastbp._jit import Leaf
+    from fastbp.layout import Layout
+
+_SUPER_BLOCK = 1024  # samples whose activations are kept for the gradient: bounds the workspace whatever the batch
+_LOSS_UNIT = (
+    64  # samples: a task of small layers, whose activations stay in the first-level cache, and one sum of losses
+)
+_WIDE_BLOCK = 256  # samples of a task at most where layers are packed: one packing serves them all
+_PACK_ABOVE = 1 << 18  # weights of a layer; smaller ones are read fast enough as they lie
+_K_BLOCK, _M_BLOCK, _C_BLOCK = 384, 128, 128  # cache blocks of a product (perf/kernels.py)
+_M_REST = 16  # rows that are too few for a block of their own and join the last one
+_NARROW = 4  # outputs; wider ones fill the lanes of the register tile well enough
+_TASK_COST, _ELEMENT_COST = 10_000, 16  # multiply-adds that fit into the overhead of a task, and into an update
+_SMALL_NETWORK = 1 << 14  # parameters up to which one tile holds the whole network
+
+
+class Architecture(NamedTuple):
+    """What a model is apart from its numbers: the layout, one activation per layer, the loss, the dtype."""
+
+    layout: Layout
+    activations: tuple[str, ...]
+    loss: str
+    dtype: np.dtype[Any]
+
+
+class _Arena:
+    """One allocation handed out in aligned pieces, each followed by room for one more vector."""
+
+    def __init__(self) -> None:
+        self._pieces: list[tuple[int, int]] = []
+        self._end = ALIGNMENT
+        self.memory: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
+
+    def reserve(self, n_bytes: int) -> int:
+        """Return the offset of a new piece; its kernels may write up to one vector beyond `n_bytes`."""
+        start = self._end
+        stop = start + n_bytes + ALIGNMENT
+        self._pieces.append((start, stop))
+        # A gap behind each piece, which nothing may touch: the tests look.
+        self._end = -(-stop // ALIGNMENT) * ALIGNMENT + ALIGNMENT
+        return start
+
+    def allocate(self) -> int:
+        """Allocate all pieces; return the address of offset 0, aligned."""
+        self.memory = np.empty(self._end + ALIGNMENT, np.uint8)
+        return -(-self.memory.ctypes.data // ALIGNMENT) * ALIGNMENT
+
+    def gaps(self) -> npt.NDArray[np.bool_]:
+        """Return the mask of the bytes of `memory` that belong to no piece."""
+        shift = -self.memory.ctypes.data % ALIGNMENT
+        mask = np.ones(self.memory.size, bool)
+        for start, stop in self._pieces:
+            mask[shift + start : shift + stop] = False
+        return mask
+
+
+class Workspace:
+    """Buffers for one plan, and the plan.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    params : ndarray, shape (n_params,), contiguous
+        Read, and by training written, in place.
+    n_samples : int
+        The most samples of one step, or of one call that trains nothing.
+    grads : ndarray, shape (n_params,), contiguous, optional
+        Where the gradient goes. Without it the plan can only evaluate or predict.
+    update, shrink : Leaf, optional
+        Update rule, and decoupled weight decay; without them the gradient is only computed.
+    with_loss : bool, default True
+        Whether to compare with targets. If not, the outputs go through the output activation, even if the loss has one
+        fused into it.
+    n_workers : int, default 1
+        Threads that work on a call at most, each with scratch buffers of its own.
+
+    Attributes
+    ----------
+    plans : int64 ndarray, shape (n_workers, PLAN_SIZE)
+        A `Plan` per worker.
+    block, super_block : int
+        Samples of a task, and of all tasks of a phase.
+    n_blocks, n_tiles : int
+        Most tasks of a samples phase, and tasks of a parameters phase.
+    n_units : int
+        Most sums of losses of a samples phase.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        params: npt.NDArray[Any],
+        n_samples: int,
+        *,
+        grads: npt.NDArray[Any] | None = None,
+        update: Leaf | None = None,
+        shrink: Leaf | None = None,
+        with_loss: bool = True,
+        n_workers: int = 1,
+    ) -> None:
+        self._architecture = architecture
+        self._arena = _Arena()
+        trains = grads is not None
+        sizes = self._sizes(n_samples, trains, n_workers)
+        self.block, self.super_block = sizes["block"], sizes["super_block"]
+        kept = self._reserve_activations(trains)
+        scratch = [self._reserve_scratch(trains, with_loss) for _ in range(n_workers)]
+        base = self._arena.allocate()
+        self._layers = self._layer_table(base, kept, params, grads, with_loss)
+        self._tiles = _tile_table(architecture.layout)
+        panel = panel_width(architecture.dtype)
+        self._constants = np.repeat(np.array([0, 1], architecture.dtype), panel)
+        self._params, self._grads = params, grads  # kept alive
+        plans = [
+            Plan(
+                **sizes,
+                **self._leaves(update, shrink, trains, with_loss),
+                **{name: base + offset for name, offset in offsets.items()},
+                n_tiles=self._tiles.shape[0],
+                layers=self._layers.ctypes.data,
+                tiles=self._tiles.ctypes.data,
+                zeros=self._constants.ctypes.data,
+                ones=self._constants[panel:].ctypes.data,
+            )
+            for offsets in scratch
+        ]
+        self.plans = np.array(plans, np.int64)
+        self.n_blocks, self.n_tiles = -(-self.super_block // self.block), self._tiles.shape[0]
+        self.n_units = -(-self.super_block // _LOSS_UNIT)
+
+    def gaps(self) -> npt.NDArray[np.uint8]:
+        """Return the bytes between the buffers, which no kernel may touch, as a copy."""
+        return self._arena.memory[self._arena.gaps()]
+
+    def _sizes(self, n_samples: int, trains: bool, n_workers: int) -> dict[str, int]:
+        """Return the fields of `Plan` that are sizes."""
+        layout, dtype = self._architecture.layout, self._architecture.dtype
+        panel = panel_width(dtype)
+        whole_panels = -(-n_samples // panel) * panel
+        block = min(_LOSS_UNIT, whole_panels)
+        if _is_wide(layout):  # as much as each worker gets, within bounds
+            share = -(-n_samples // (n_workers * _LOSS_UNIT)) * _LOSS_UNIT
+            block = min(max(share, block), _WIDE_BLOCK, -(-whole_panels // _LOSS_UNIT) * _LOSS_UNIT)
+        return {
+            "n_layers": layout.n_layers,
+            "itemsize": dtype.itemsize,
+            "panel": panel,
+            "block": block,
+            "loss_unit": _LOSS_UNIT,
+            "super_block": min(_SUPER_BLOCK, -(-whole_panels // block) * block) if trains else block,
+            "k_block": _K_BLOCK,
+            "m_block": _M_BLOCK,
+            "c_block": _C_BLOCK,
+            "pack_above": _PACK_ABOVE,
+            "packed_row": _packed_row(dtype),
+            "narrow": _NARROW if n_samples >= panel else 0,  # a few samples would leave the lanes empty as well
+            "few": panel // 4,
+        }
+
+    def _reserve_activations(self, trains: bool) -> list[tuple[int, int, int]]:
+        """Lay out what the gradient needs of each layer; return the offsets of h, z and dz, the input's h first."""
+        layout, activations = self._architecture.layout, ("identity", *self._architecture.activations)
+        kept = []
+        for width, name in zip(layout.sizes, activations, strict=True):
+            n_bytes = width * self.super_block * self._architecture.dtype.itemsize
+            h = self._arena.reserve(n_bytes)
+            z = self._arena.reserve(n_bytes) if trains and ACTIVATIONS[name].keeps_z else h
+            kept.append((h, z, self._arena.reserve(n_bytes) if trains else 0))
+        return kept
+
+    def _reserve_scratch(self, trains: bool, with_loss: bool) -> dict[str, int]:
+        """Lay out one worker's scratch buffers; return their offsets, named as in `Plan`."""
+        reserve, dtype, block = self._arena.reserve, self._architecture.dtype, self.block
+        widths, itemsize, panel = self._architecture.layout.sizes, dtype.itemsize, panel_width(dtype)
+        return {
+            "d": reserve(max(widths) * block * itemsize if with_loss else 0),
+            "d_other": reserve(max(widths) * block * itemsize if trains else 0),
+            "targets": reserve(widths[-1] * block * itemsize if with_loss else 0),
+            "rows": reserve(block * 8),
+            "row_addresses": reserve(panel * 8),
+            "cast": reserve(panel * max(widths[0], widths[-1]) * itemsize),
+            "packed": reserve(_K_BLOCK * _packed_row(dtype) * itemsize),
+            "gradient": reserve((_M_BLOCK + _M_REST) * _C_BLOCK * itemsize if trains else 0),
+        }
+
+    def _layer_table(
+        self,
+        base: int,
+        kept: list[tuple[int, int, int]],
+        params: npt.NDArray[Any],
+        grads: npt.NDArray[Any] | None,
+        with_loss: bool,
+    ) -> npt.NDArray[np.int64]:
+        """Return a row per layer, as `Layer`."""
+        architecture, rows = self._architecture, []
+        layout, itemsize = architecture.layout, architecture.dtype.itemsize
+        for index, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
+            name, start = architecture.activations[index], layout.weight_start[index] * itemsize
+            is_fused = with_loss and index == layout.n_layers - 1 and LOSSES[architecture.loss].output == name
+            h_out, z, dz = kept[index + 1]
+            row = Layer(
+                n_in=n_in,
+                n_out=n_out,
+                w=params.ctypes.data + start,
+                dw=grads.ctypes.data + start if grads is not None else 0,
+                h_in=base + kept[index][0],
+                z=base + z,
+                h_out=base + h_out,
+                dz=base + dz,
+                forward=0 if is_fused else self._address(ACTIVATIONS[name].forward),
+                backward=0 if is_fused or grads is None else self._address(ACTIVATIONS[name].backward),
+            )
+            rows.append(row)
+        return np.array(rows, np.int64)
+
+    def _address(self, leaf: Leaf | None) -> int:
+        return 0 if leaf is None else leaf.address(self._architecture.dtype)
+
+    def _leaves(self, update: Leaf | None, shrink: Leaf | None, trains: bool, with_loss: bool) -> dict[str, int]:
+        """Return the fields of `Plan` that are leaves."""
+        loss = LOSSES[self._architecture.loss].leaf if with_loss else None
+        layout = self._architecture.layout
+        parameters = step.parameters_of_layers if _is_small(layout) else step.parameters_of_rows
+        leaves = {
+            "multiply": gemm.multiply_panel,
+            "copy_block": gemm.copy_block,
+            "multiply_row": gemm.multiply_row,
+            "multiply_column": gemm.multiply_column,
+            "narrow_gradient": gemm.narrow_gradient,
+            "gather": gather.gather_rows,
+            "labels": gather.gather_labels,
+            "scatter": gather.scatter_rows,
+            "split": gather.split_features,
+            "order": shuffle.sample_order,
+            "copy": gather.copy,
+            "loss": loss,
+            "update": update,
+            "shrink": shrink,
+            "forward_block": step.forward_block,
+            "loss_block": step.loss_block if with_loss else None,
+            "backward_block": step.backward_block if trains else None,
+            "parameters": parameters if trains else None,
+            "forward_packed": step.dense_forward_packed if _is_wide(layout) else None,
+        }
+        return {name: self._address(leaf) for name, leaf in leaves.items()}
+
+    def costs(self, n_samples: int) -> tuple[int, int]:
+        """Return rough costs of a block and of a tile of a step, in multiply-adds, for `Schedule`."""
+        layout = self._architecture.layout
+        block_cost = _samples_cost(layout, min(self.block, n_samples)) + _TASK_COST
+        tile_cost = _parameters_cost(layout, min(self.super_block, n_samples)) // self.n_tiles + _TASK_COST
+        return block_cost, tile_cost
+
+
+def step_cost(architecture: Architecture, n_samples: int) -> int:
+    """Return the rough cost of a whole step, in multiply-adds."""
+    layout = architecture.layout
+    return _samples_cost(layout, n_samples) + _parameters_cost(layout, n_samples) + 2 * _TASK_COST
+
+
+def _samples_cost(layout: Layout, n_samples: int) -> int:
+    return n_samples * (2 * _n_weights(layout) + _ELEMENT_COST * sum(layout.sizes))
+
+
+def _parameters_cost(layout: Layout, n_samples: int) -> int:
+    return n_samples * _n_weights(layout) + _ELEMENT_COST * layout.n_params
+
+
+def _n_weights(layout: Layout) -> int:
+    return sum(n_in * n_out for n_in, n_out in pairwise(layout.sizes))
+
+
+def _row_blocks(n_rows: int) -> list[tuple[int, int]]:
+    """Cut rows into blocks (first, number) of `_M_BLOCK`, a small rest joining the last."""
+    starts = list(range(0, max(1, n_rows - _M_REST), _M_BLOCK))
+    return [(start, stop - start) for start, stop in zip(starts, [*starts[1:], n_rows], strict=True)]
+
+
+def _is_small(layout: Layout) -> bool:
+    return layout.n_params <= _SMALL_NETWORK
+
+
+def _is_wide(layout: Layout) -> bool:
+    return any(n_in * n_out > _PACK_ABOVE for n_in, n_out in pairwise(layout.sizes))
+
+
+def _packed_row(dtype: np.dtype[Any]) -> int:
+    """Return the elements of a row of packed weights: one cache line more, so that rows fall into different sets."""
+    return _M_BLOCK + ALIGNMENT // dtype.itemsize
+
+
+def _tile_table(layout: Layout) -> npt.NDArray[np.int64]:
+    """Cut the parameters into tasks: a row per tile, as `Tile`. The cut changes no result."""
+    if _is_small(layout):
+        return np.array([Tile(0, layout.n_layers, 0, 0)], np.int64)
+    tiles = [
+        Tile(layer, layer + 1, row, n_rows)
+        for layer, n_in in enumerate(layout.sizes[:-1])
+        for row, n_rows in _row_blocks(n_in + 1)
+    ]
+    return np.array(tiles, np.int64)

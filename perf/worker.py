@@ -1,0 +1,72 @@
+"""The process of one rival: reads commands as JSON lines, answers each with one JSON line.
+
+Started by `timing.py`, which has set the environment; the cores are set here, before NumPy or any other library that
+looks at them is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from importlib import import_module
+from typing import Any
+
+
+class Session:
+    """Builds the rival anew for a check and for the timing, and runs it."""
+
+    def __init__(self, rival: str, shape: str, dtype: str, threads: int | None) -> None:
+        import shapes
+
+        self.shapes, self.shape = shapes, shapes.SHAPES[shape]
+        self.dtype, self.threads = dtype, threads
+        self.module = import_module(f"rivals.{rival}_rival")
+        self.timed: Any = None
+
+    def describe(self) -> str:
+        return self.module.Rival.describe()
+
+    def check(self, n_steps: int) -> float:
+        """Loss of the first batch after n_steps without shuffling."""
+        rival = self.module.Rival(self.shape, self.dtype, self.threads, shuffle=False)
+        rival.run(n_steps)
+        return self.shapes.first_batch_loss(self.shape, rival.params(), *self.shapes.make_data(self.shape, self.dtype))
+
+    def time(self, n_steps: int) -> float:
+        """Seconds of a run; the rival, its data and what it compiled stay for the next one."""
+        if self.timed is None:
+            self.timed = self.module.Rival(self.shape, self.dtype, self.threads, shuffle=True)
+        begin = time.perf_counter()
+        self.timed.run(n_steps)
+        return time.perf_counter() - begin
+
+    def measure(self) -> float:
+        """What a rival without steps is worth."""
+        return self.module.Rival(self.shape, self.dtype, self.threads, shuffle=False).measure()
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    # What libraries print must not reach the pipe.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    cores = settings.pop("cores")
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    session = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if session is None:
+                session = Session(**settings)
+            answer = {"result": getattr(session, request.pop("command"))(**request)}
+        except Exception as error:
+            unavailable = isinstance(error, (ImportError, NotImplementedError)) or type(error).__name__ == "Unavailable"
+            answer = {"unavailable": str(error)} if unavailable else {"failed": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,365 @@
+"""Naive NumPy twin of fastbp: the same definitions, written to be read, not to be fast.
+
+Everything works on whole arrays in the dtype of its input, meant to be float64. Samples are rows, parameters are one
+flat vector: per layer `w.ravel()` with `w` of shape (n_in, n_out), then `b`. A loss is a mean over the batch (mse, mae,
+huber and binary_cross_entropy: over samples and outputs), and a gradient its exact derivative.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.floating[Any]]
+
+LEAKY_SLOPE = 0.01
+ELU_ALPHA = 1.0
+SELU_ALPHA = 1.6732632423543772848170429916717  # Klambauer et al. 2017, section 2
+SELU_SCALE = 1.0507009873554804934193349852946
+HUBER_DELTA = 1.0
+
+
+def erf(z: Array) -> Array:
+    """Error function of every element."""
+    return np.array([math.erf(value) for value in z.ravel()], dtype=z.dtype).reshape(z.shape)
+
+
+def sigmoid(z: Array) -> Array:
+    """1 / (1 + exp(-z)), without overflow for any z."""
+    small = np.exp(-np.abs(z))
+    return np.where(z >= 0, 1, small) / (1 + small)
+
+
+def softplus(z: Array) -> Array:
+    """log(1 + exp(z)), without overflow for any z."""
+    return np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
+
+
+def softmax(z: Array) -> Array:
+    """exp(z) / sum(exp(z)) of every row."""
+    shifted = np.exp(z - z.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def log_softmax(z: Array) -> Array:
+    """Logarithm of the softmax of every row."""
+    shifted = z - z.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def elu(z: Array, alpha: float = ELU_ALPHA) -> Array:
+    """Z where positive, alpha * (exp(z) - 1) elsewhere."""
+    return np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0)))
+
+
+def elu_derivative(z: Array, alpha: float = ELU_ALPHA) -> Array:
+    """1 where positive, alpha * exp(z) elsewhere."""
+    return np.where(z > 0, 1, alpha * np.exp(np.minimum(z, 0)))
+
+
+def gelu(z: Array) -> Array:
+    """Z times the standard normal distribution function, exactly (no tanh)."""
+    return z * (1 + erf(z / math.sqrt(2))) / 2
+
+
+def gelu_derivative(z: Array) -> Array:
+    """Phi(z) + z * phi(z)."""
+    return (1 + erf(z / math.sqrt(2))) / 2 + z * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+
+def silu_derivative(z: Array) -> Array:
+    """s * (1 + z * (1 - s)) with s = sigmoid(z)."""
+    s = sigmoid(z)
+    return s * (1 + z * (1 - s))
+
+
+# name: (h(z), dh/dz); at a kink the derivative is the one from the left, as PyTorch's.
+ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
+    "identity": (lambda z: z, np.ones_like),
+    "sigmoid": (sigmoid, lambda z: sigmoid(z) * (1 - sigmoid(z))),
+    "tanh": (np.tanh, lambda z: 1 - np.tanh(z) ** 2),
+    "relu": (lambda z: np.maximum(z, 0), lambda z: (z > 0).astype(z.dtype)),
+    "leaky_relu": (
+        lambda z: np.where(z > 0, z, LEAKY_SLOPE * z),
+        lambda z: np.where(z > 0, z.dtype.type(1), LEAKY_SLOPE),
+    ),
+    "elu": (elu, elu_derivative),
+    "selu": (lambda z: SELU_SCALE * elu(z, SELU_ALPHA), lambda z: SELU_SCALE * elu_derivative(z, SELU_ALPHA)),
+    "gelu": (gelu, gelu_derivative),
+    "silu": (lambda z: z * sigmoid(z), silu_derivative),
+    "softplus": (softplus, sigmoid),
+}
+
+# loss: the outputs it is defined for.
+PERMITTED_OUTPUTS: dict[str, tuple[str, ...]] = {
+    "mse": tuple(ACTIVATIONS),
+    "mae": tuple(ACTIVATIONS),
+    "huber": tuple(ACTIVATIONS),
+    "binary_cross_entropy": ("sigmoid",),
+    "cross_entropy": ("softmax",),
+}
+
+
+def default_loss(output: str) -> str:
+    """Return the loss that `loss=None` stands for."""
+    return {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}.get(output, "mse")
+
+
+def targets(y: ArrayLike, loss_name: str, n_out: int, dtype: Any = np.float64) -> Array:
+    """Return y as (n_samples, n_out): one-hot rows for class labels, a column for a vector."""
+    y = np.asarray(y)
+    if loss_name == "cross_entropy" and np.issubdtype(y.dtype, np.integer) and y.size == len(y):
+        return np.eye(n_out, dtype=dtype)[y.ravel()]
+    return y.reshape(len(y), n_out).astype(dtype)
+
+
+def loss_of_outputs(loss_name: str, output: str, z: Array, y: Array) -> Array:
+    """Return the mean loss of the last layer's pre-activations z against targets y, both (n_samples, n_out)."""
+    if loss_name == "cross_entropy":
+        return -(y * log_softmax(z)).sum(axis=1).mean()
+    if loss_name == "binary_cross_entropy":
+        return (softplus(z) - y * z).mean()
+    difference = ACTIVATIONS[output][0](z) - y
+    if loss_name == "mse":
+        return (difference**2).mean()
+    size = np.abs(difference)
+    if loss_name == "mae":
+        return size.mean()
+    quadratic = size <= HUBER_DELTA
+    return np.where(quadratic, difference**2 / 2, HUBER_DELTA * (size - HUBER_DELTA / 2)).mean()
+
+
+def gradient_of_outputs(loss_name: str, output: str, z: Array, y: Array) -> Array:
+    """Return the derivative of `loss_of_outputs` by z, (n_samples, n_out)."""
+    if loss_name == "cross_entropy":
+        return (softmax(z) * y.sum(axis=1, keepdims=True) - y) / len(z)
+    if loss_name == "binary_cross_entropy":
+        return (sigmoid(z) - y) / z.size
+    h, derivative = ACTIVATIONS[output]
+    difference = h(z) - y
+    if loss_name == "mse":
+        slope = 2 * difference
+    elif loss_name == "mae":
+        slope = np.sign(difference)
+    else:
+        slope = np.clip(difference, -HUBER_DELTA, HUBER_DELTA)
+    return slope * derivative(z) / z.size
+
+
+def n_params(sizes: Sequence[int]) -> int:
+    """Return the length of the flat parameter vector."""
+    return sum((n_in + 1) * n_out for n_in, n_out in pairwise(sizes))
+
+
+def unpack(sizes: Sequence[int], params: Array) -> list[tuple[Array, Array]]:
+    """Return views (w, b) of every layer, (n_in, n_out) and (n_out,)."""
+    layers, start = [], 0
+    for n_in, n_out in pairwise(sizes):
+        end = start + n_in * n_out
+        layers.append((params[start:end].reshape(n_in, n_out), params[end : end + n_out]))
+        start = end + n_out
+    assert start == len(params)
+    return layers
+
+
+def weight_mask(sizes: Sequence[int]) -> NDArray[np.bool_]:
+    """Return True where the flat vector holds a weight, False where it holds a bias."""
+    mask = np.zeros(n_params(sizes))
+    for w, _ in unpack(sizes, mask):
+        w[...] = 1
+    return mask.astype(bool)
+
+
+def hidden_activations(sizes: Sequence[int], activations: str | Sequence[str]) -> list[str]:
+    """Return one name per hidden layer."""
+    return [activations] * (len(sizes) - 2) if isinstance(activations, str) else list(activations)
+
+
+def pre_activations(
+    sizes: Sequence[int], activations: str | Sequence[str], params: Array, x: Array
+) -> tuple[list[Array], list[Array]]:
+    """Return the input of every layer and its pre-activations, both per layer and (n_samples, width)."""
+    names = [*hidden_activations(sizes, activations), "identity"]
+    h, inputs, zs = x, [], []
+    for (w, b), name in zip(unpack(sizes, params), names, strict=True):
+        inputs.append(h)
+        zs.append(h @ w + b)
+        h = ACTIVATIONS[name][0](zs[-1])
+    return inputs, zs
+
+
+def forward(sizes: Sequence[int], activations: str | Sequence[str], output: str, params: Array, x: Array) -> Array:
+    """Return the network's output, (n_samples, n_out)."""
+    z = pre_activations(sizes, activations, params, x)[1][-1]
+    return softmax(z) if output == "softmax" else ACTIVATIONS[output][0](z)
+
+
+def loss(
+    sizes: Sequence[int],
+    activations: str | Sequence[str],
+    output: str,
+    loss_name: str,
+    params: Array,
+    x: Array,
+    y: ArrayLike,
+) -> Array:
+    """Return the mean loss."""
+    z = pre_activations(sizes, activations, params, x)[1][-1]
+    return loss_of_outputs(loss_name, output, z, targets(y, loss_name, sizes[-1], z.dtype))
+
+
+def loss_and_grad(
+    sizes: Sequence[int],
+    activations: str | Sequence[str],
+    output: str,
+    loss_name: str,
+    params: Array,
+    x: Array,
+    y: ArrayLike,
+) -> tuple[Array, Array]:
+    """Return the mean loss and its gradient, (n_params,), by backpropagation.
+
+    References
+    ----------
+    Nielsen, Neural Networks and Deep Learning (2015), chapter 2, equations BP1 to BP4.
+    """
+    names = hidden_activations(sizes, activations)
+    inputs, zs = pre_activations(sizes, activations, params, x)
+    y = targets(y, loss_name, sizes[-1], zs[-1].dtype)
+    grads = np.empty_like(params)
+    dz = gradient_of_outputs(loss_name, output, zs[-1], y)
+    layers, grad_layers = unpack(sizes, params), unpack(sizes, grads)
+    for layer in reversed(range(len(layers))):
+        dw, db = grad_layers[layer]
+        dw[...] = inputs[layer].T @ dz
+        db[...] = dz.sum(axis=0)
+        if layer > 0:
+            dz = (dz @ layers[layer][0].T) * ACTIVATIONS[names[layer - 1]][1](zs[layer - 1])
+    return loss_of_outputs(loss_name, output, zs[-1], y), grads
+
+
+def accuracy(prediction: Array, y: ArrayLike) -> float:
+    """Return the share of right classes of probabilities (n_samples, n_out); one output is right on its side of 1/2."""
+    y = np.asarray(y)
+    if prediction.shape[1] == 1:
+        return float(np.mean((prediction.ravel() > 0.5) == (y.ravel() > 0.5)))
+    labels = y.ravel() if y.size == len(y) else y.argmax(axis=1)
+    return float(np.mean(prediction.argmax(axis=1) == labels))
+
+
+def central_differences(f: Callable[[Array], Any], params: Array, h: float = 1e-6) -> Array:
+    """Return the gradient of the scalar f at params, with an error of O(h²) and rounding of O(eps / h)."""
+    grads = np.empty_like(params)
+    for i in range(len(params)):
+        step = np.zeros_like(params)
+        step[i] = h
+        grads[i] = (f(params + step) - f(params - step)) / (2 * h)
+    return grads
+
+
+# Optimizers, after PyTorch's definitions. `state` is a dict that starts empty; each returns the new parameters.
+State = dict[str, Any]
+
+
+def sgd(
+    params: Array,
+    grads: Array,
+    state: State,
+    learning_rate: float = 0.01,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+) -> Array:
+    """Gradient descent; velocity = momentum * velocity + grads."""
+    velocity = state["velocity"] = momentum * state.get("velocity", 0) + grads
+    return params - learning_rate * (grads + momentum * velocity if nesterov else velocity)
+
+
+def adagrad(params: Array, grads: Array, state: State, learning_rate: float = 0.01, eps: float = 1e-10) -> Array:
+    """Divide by the root of the sum of squares (Duchi et al. 2011)."""
+    total = state["total"] = state.get("total", 0) + grads**2
+    return params - learning_rate * grads / (np.sqrt(total) + eps)
+
+
+def rmsprop(
+    params: Array,
+    grads: Array,
+    state: State,
+    learning_rate: float = 0.01,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    momentum: float = 0.0,
+    centered: bool = False,
+) -> Array:
+    """Divide by the root of the running mean of squares, or of the running variance where `centered`."""
+    square = state["square"] = alpha * state.get("square", 0) + (1 - alpha) * grads**2
+    if centered:
+        mean = state["mean"] = alpha * state.get("mean", 0) + (1 - alpha) * grads
+        # Rounding may take a vanishing variance below zero.
+        square = np.maximum(square - mean**2, 0)
+    velocity = state["velocity"] = momentum * state.get("velocity", 0) + grads / (np.sqrt(square) + eps)
+    return params - learning_rate * velocity
+
+
+def adam(
+    params: Array,
+    grads: Array,
+    state: State,
+    learning_rate: float = 1e-3,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+) -> Array:
+    """Kingma and Ba 2015, algorithm 1."""
+    step = state["step"] = state.get("step", 0) + 1
+    m = state["m"] = beta1 * state.get("m", 0) + (1 - beta1) * grads
+    v = state["v"] = beta2 * state.get("v", 0) + (1 - beta2) * grads**2
+    m_hat, v_hat = m / (1 - beta1**step), v / (1 - beta2**step)
+    return params - learning_rate * m_hat / (np.sqrt(v_hat) + eps)
+
+
+def adamw(
+    params: Array,
+    grads: Array,
+    state: State,
+    learning_rate: float = 1e-3,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.01,
+    mask: NDArray[np.bool_] | bool = True,
+) -> Array:
+    """Adam with decoupled decay (Loshchilov and Hutter 2019, algorithm 2) of the parameters in `mask`."""
+    decayed = np.where(mask, params * (1 - learning_rate * weight_decay), params)
+    return adam(decayed, grads, state, learning_rate, beta1, beta2, eps)
+
+
+OPTIMIZERS: dict[str, Callable[..., Array]] = {
+    "SGD": sgd,
+    "Adagrad": adagrad,
+    "RMSprop": rmsprop,
+    "Adam": adam,
+    "AdamW": adamw,
+}
+
+
+def train(
+    sizes: Sequence[int],
+    activations: str | Sequence[str],
+    output: str,
+    loss_name: str,
+    params: Array,
+    batches: Iterable[tuple[Array, ArrayLike]],
+    optimizer: Callable[..., Array],
+    **options: Any,
+) -> tuple[Array, list[float]]:
+    """Take one optimizer step per batch; return the new parameters and the loss of every batch before its step."""
+    state: State = {}
+    losses = []
+    for x, y in batches:
+        value, grads = loss_and_grad(sizes, activations, output, loss_name, params, x, y)
+        losses.append(float(value))
+        params = optimizer(params, grads, state, **options)
+    return params, losses

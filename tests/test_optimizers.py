@@ -1,0 +1,259 @@
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from fastbp.schedules import CosineDecay
+
+OPTIMIZERS = [
+    SGD(0.05),
+    SGD(0.05, momentum=0.9),
+    SGD(0.05, momentum=0.9, nesterov=True),
+    Adagrad(0.05),
+    RMSprop(0.01),
+    RMSprop(0.01, alpha=0.9, momentum=0.8),
+    RMSprop(0.01, centered=True),
+    RMSprop(0.01, centered=True, momentum=0.8),
+    Adam(0.01),
+    Adam(0.01, beta1=0.0, beta2=0.5, eps=1e-3),
+    AdamW(0.01, weight_decay=0.1, decay_biases=True),
+]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "fields"),
+    [
+        (SGD(), {"learning_rate": 0.01, "momentum": 0.0, "nesterov": False}),
+        (Adagrad(), {"learning_rate": 0.01, "eps": 1e-10}),
+        (RMSprop(), {"learning_rate": 0.01, "alpha": 0.99, "eps": 1e-8, "momentum": 0.0, "centered": False}),
+        (Adam(), {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}),
+        (
+            AdamW(),
+            {
+                "learning_rate": 1e-3,
+                "beta1": 0.9,
+                "beta2": 0.999,
+                "eps": 1e-8,
+                "weight_decay": 0.01,
+                "decay_biases": False,
+            },
+        ),
+    ],
+    ids=repr,
+)
+def test_optimizer_has_the_documented_fields_and_defaults(optimizer, fields):
+    assert isinstance(optimizer, Optimizer)
+    assert list(dataclasses.asdict(optimizer).items()) == list(fields.items())
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "moments"),
+    [
+        (SGD(), ()),
+        (SGD(momentum=0.9), ("b",)),
+        (Adagrad(), ("v",)),
+        (RMSprop(), ("v",)),
+        (RMSprop(momentum=0.9), ("v", "b")),
+        (RMSprop(centered=True), ("v", "m")),
+        (RMSprop(centered=True, momentum=0.9), ("v", "m", "b")),
+        (Adam(), ("m", "v")),
+        (AdamW(), ("m", "v")),
+    ],
+    ids=repr,
+)
+def test_moments_are_those_that_the_rule_needs(optimizer, moments):
+    assert optimizer.moments == moments
+    assert optimizer.n_moments == len(moments)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [
+        (SGD(momentum=0.9, nesterov=True), [0.9, 1.0]),
+        (Adagrad(eps=1e-6), [1e-6]),
+        (RMSprop(alpha=0.75, centered=True), [0.75, 0.25, 1e-8, 0.0, 1.0]),
+        (Adam(), [0.9, 1 - 0.9, 0.999, 1 - 0.999, 1e-8]),
+        (AdamW(), [0.9, 1 - 0.9, 0.999, 1 - 0.999, 1e-8]),
+    ],
+    ids=repr,
+)
+def test_constants_are_in_the_kernels_order(optimizer, expected):
+    assert optimizer.constants.dtype == np.float64
+    np.testing.assert_array_equal(optimizer.constants, expected)
+
+
+@pytest.mark.parametrize("optimizer", [SGD(), Adagrad(), RMSprop()], ids=repr)
+def test_coefficients_of_plain_rules_are_the_learning_rates(optimizer):
+    learning_rates = np.array([0.1, 0.2, 0.3])
+
+    actual = optimizer.coefficients(learning_rates, 5)
+
+    np.testing.assert_array_equal(actual, [[0.1], [0.2], [0.3]])
+    assert not np.shares_memory(actual, learning_rates)
+
+
+def test_coefficients_adam_first_step_by_hand():
+    actual = Adam(beta1=0.75, beta2=0.9375).coefficients(np.array([0.5]), 0)
+
+    np.testing.assert_array_equal(actual, [[0.5 / 0.25, 1.0 / np.sqrt(0.0625)]])
+
+
+def test_coefficients_adamw_adds_the_decay():
+    learning_rates = np.array([0.5, 0.25])
+
+    actual = AdamW(weight_decay=0.1).coefficients(learning_rates, 3)
+
+    np.testing.assert_array_equal(actual[:, :2], Adam().coefficients(learning_rates, 3))
+    np.testing.assert_allclose(actual[:, 2], [0.95, 0.975], rtol=1e-15)
+
+
+@given(
+    st.floats(0.0, 1.0, exclude_max=True),
+    st.floats(0.0, 1.0, exclude_max=True),
+    st.integers(0, 10**6),
+    st.integers(1, 60),
+    st.integers(0, 60),
+)
+def test_coefficients_adam_cut_anywhere_give_the_same_bits(beta1, beta2, first_step, n_steps, cut):
+    optimizer = AdamW(beta1=beta1, beta2=beta2)
+    cut = min(cut, n_steps)
+    learning_rates = np.linspace(0.1, 0.2, n_steps)
+
+    whole = optimizer.coefficients(learning_rates, first_step)
+    head = optimizer.coefficients(learning_rates[:cut], first_step)
+    tail = optimizer.coefficients(learning_rates[cut:], first_step + cut)
+
+    assert whole.shape == (n_steps, 3)
+    assert np.isfinite(whole).all()
+    np.testing.assert_array_equal(np.concatenate([head, tail]), whole)
+
+
+def test_coefficients_adam_after_many_steps_need_no_correction():
+    actual = Adam(beta2=0.999).coefficients(np.full(3, 0.1), 50_000)
+
+    np.testing.assert_array_equal(actual, [[0.1, 1.0]] * 3)
+
+
+def update(optimizer, params, grads, moments, coefficients):
+    """Take one step by the docstring's formula, with nothing but the optimizer's numbers."""
+    constants = optimizer.constants
+    state = dict(zip(optimizer.moments, moments, strict=True))
+    if isinstance(optimizer, SGD):
+        momentum, nesterov = constants
+        step = grads
+        if "b" in state:
+            state["b"][:] = momentum * state["b"] + grads
+            step = grads + momentum * state["b"] if nesterov else state["b"]
+        params -= coefficients[0] * step
+    elif isinstance(optimizer, Adagrad):
+        state["v"] += grads**2
+        params -= coefficients[0] * grads / (np.sqrt(state["v"]) + constants[0])
+    elif isinstance(optimizer, RMSprop):
+        alpha, one_minus_alpha, eps, momentum, centered = constants
+        state["v"][:] = alpha * state["v"] + one_minus_alpha * grads**2
+        variance = state["v"]
+        if centered:
+            state["m"][:] = alpha * state["m"] + one_minus_alpha * grads
+            variance = state["v"] - state["m"] ** 2
+        step = grads / (np.sqrt(variance) + eps)
+        if "b" in state:
+            state["b"][:] = momentum * state["b"] + step
+            step = state["b"]
+        params -= coefficients[0] * step
+    else:
+        beta1, one_minus_beta1, beta2, one_minus_beta2, eps = constants
+        if isinstance(optimizer, AdamW):
+            params *= coefficients[2]
+        state["m"][:] = beta1 * state["m"] + one_minus_beta1 * grads
+        state["v"][:] = beta2 * state["v"] + one_minus_beta2 * grads**2
+        params -= coefficients[0] * state["m"] / (np.sqrt(state["v"]) * coefficients[1] + eps)
+
+
+def torch_optimizer(torch, optimizer, params):
+    if isinstance(optimizer, SGD):
+        options = {"momentum": optimizer.momentum, "nesterov": optimizer.nesterov}
+        return torch.optim.SGD([params], lr=optimizer.learning_rate, **options)
+    if isinstance(optimizer, Adagrad):
+        return torch.optim.Adagrad([params], lr=optimizer.learning_rate, eps=optimizer.eps)
+    if isinstance(optimizer, RMSprop):
+        options = {name: getattr(optimizer, name) for name in ("alpha", "eps", "momentum", "centered")}
+        return torch.optim.RMSprop([params], lr=optimizer.learning_rate, **options)
+    options = {"betas": (optimizer.beta1, optimizer.beta2), "eps": optimizer.eps}
+    if isinstance(optimizer, AdamW):
+        return torch.optim.AdamW([params], lr=optimizer.learning_rate, weight_decay=optimizer.weight_decay, **options)
+    return torch.optim.Adam([params], lr=optimizer.learning_rate, **options)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_optimizer_numbers_over_100_steps_equal_pytorchs(optimizer):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    start, n_steps = rng.normal(size=20), 100
+    expected = torch.tensor(start, requires_grad=True)
+    rival = torch_optimizer(torch, optimizer, expected)
+    actual, moments = start.copy(), np.zeros((optimizer.n_moments, start.size))
+    coefficients = optimizer.coefficients(np.full(n_steps, optimizer.learning_rate), 0)
+
+    for step in range(n_steps):
+        grads = rng.normal(1.0, 1.0, size=start.size)
+        expected.grad = torch.tensor(grads)
+        rival.step()
+        update(optimizer, actual, grads, moments, coefficients[step])
+
+    error = np.linalg.norm(actual - expected.detach().numpy()) / np.linalg.norm(actual)
+    # float64 rounding over 100 steps; the centered variance cancels and loses some digits more.
+    assert error < 1e-11
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SGD(0.0), "learning_rate must be a finite number > 0, got 0.0"),
+        (lambda: SGD(momentum=1.0), "momentum must be a finite number >= 0 and < 1, got 1.0"),
+        (lambda: SGD(momentum=-0.1), "momentum must be a finite number >= 0 and < 1, got -0.1"),
+        (lambda: SGD(nesterov=True), "nesterov=True needs momentum > 0"),
+        (lambda: Adagrad(eps=0.0), "eps must be a finite number > 0, got 0.0"),
+        (lambda: RMSprop(alpha=1.0), "alpha must be a finite number >= 0 and < 1, got 1.0"),
+        (lambda: RMSprop(eps=-1e-8), "eps must be a finite number > 0"),
+        (lambda: RMSprop(momentum=float("nan")), "momentum must be a finite number >= 0 and < 1, got nan"),
+        (lambda: Adam(beta1=1.0), "beta1 must be a finite number >= 0 and < 1, got 1.0"),
+        (lambda: Adam(beta2=-0.5), "beta2 must be a finite number >= 0 and < 1, got -0.5"),
+        (lambda: Adam(float("inf")), "learning_rate must be a finite number > 0, got inf"),
+        (lambda: AdamW(weight_decay=-0.1), "weight_decay must be a finite number >= 0, got -0.1"),
+    ],
+)
+def test_optimizer_bad_value_raises_value_error(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SGD("fast"), "learning_rate must be a number, a schedule or a callable of the step, got 'fast'"),
+        (lambda: SGD(momentum=True), "momentum must be a finite number >= 0 and < 1, got True of type bool"),
+        (lambda: SGD(momentum=0.9, nesterov=1), "nesterov must be a bool, got 1 of type int"),
+        (lambda: RMSprop(centered=None), "centered must be a bool, got None"),
+        (lambda: AdamW(decay_biases="no"), "decay_biases must be a bool, got 'no'"),
+    ],
+)
+def test_optimizer_bad_type_raises_type_error(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_optimizer_schedule_is_kept():
+    schedule = CosineDecay(0.1, 100)
+
+    assert Adam(schedule).learning_rate is schedule
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_optimizer_pickled_is_equal_and_frozen(optimizer):
+    assert pickle.loads(pickle.dumps(optimizer)) == optimizer
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        optimizer.learning_rate = 1.0

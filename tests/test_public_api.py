@@ -1,0 +1,155 @@
+"""The names, their order and defaults: users and benchmarks rely on them."""
+
+import dataclasses
+import inspect
+import pickle
+import re
+from importlib import metadata
+
+import numpy as np
+import pytest
+
+import fastbp
+from fastbp import schedules
+from fastbp.optimizers import Optimizer
+from fastbp.stopping import StopRule
+
+NAMES = [
+    "MLP",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Convergence",
+    "DivergenceError",
+    "EarlyStopping",
+    "History",
+    "RMSprop",
+    "TargetLoss",
+    "TimeLimit",
+    "Trainer",
+    "precompile",
+    "schedules",
+]
+MLP = """sizes, activation="relu", output="identity", *, loss=None, init="auto", dtype="float32", seed=None"""
+MLP_FIT = """x, y, *, optimizer=Adam(), batch_size=32, epochs=100, max_steps=None, validation_data=None, stop=(),
+    metrics=None, shuffle=True, drop_last=False, progress=False, threads=1, seed=None"""
+TRAINER = "model, *, optimizer=Adam(), batch_size=32, shuffle=True, drop_last=False, threads=1, seed=None"
+TRAINER_FIT = """x, y, *, epochs=100, max_steps=None, validation_data=None, stop=(), metrics=None, progress=False"""
+ADAM = "learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8"
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (fastbp.MLP, MLP),
+        (fastbp.MLP.fit, MLP_FIT),
+        (fastbp.MLP.predict, "x, out=None"),
+        (fastbp.MLP.loss, "x, y"),
+        (fastbp.MLP.loss_and_grad, "x, y"),
+        (fastbp.Trainer, TRAINER),
+        (fastbp.Trainer.fit, TRAINER_FIT),
+        (fastbp.Trainer.step, "x, y"),
+        (fastbp.precompile, ""),
+        (fastbp.SGD, "learning_rate=0.01, momentum=0.0, nesterov=False"),
+        (fastbp.Adagrad, "learning_rate=0.01, eps=1e-10"),
+        (fastbp.RMSprop, "learning_rate=0.01, alpha=0.99, eps=1e-8, momentum=0.0, centered=False"),
+        (fastbp.Adam, ADAM),
+        (fastbp.AdamW, f"{ADAM}, weight_decay=0.01, decay_biases=False"),
+        (fastbp.Convergence, "tol=1e-4, patience=10"),
+        (fastbp.EarlyStopping, "patience=10, min_delta=0.0, restore_best=True"),
+        (fastbp.TargetLoss, "value"),
+        (fastbp.TimeLimit, "seconds"),
+        (schedules.Warmup, "steps, then"),
+        (schedules.StepDecay, "initial, factor, every"),
+        (schedules.ExponentialDecay, "initial, rate"),
+        (schedules.CosineDecay, "initial, steps, final=0.0"),
+        (schedules.PolynomialDecay, "initial, steps, power=1.0, final=0.0"),
+        (schedules.InverseSqrtDecay, "initial, steps"),
+        (schedules.OneCycle, "peak, steps"),
+    ],
+)
+def test_signature_is_as_documented(function, expected):
+    parameters = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name != "self"
+    ]
+    namespace = {"Adam": fastbp.Adam}
+    exec(f"def expected({expected}): pass", namespace)
+    assert parameters == list(inspect.signature(namespace["expected"]).parameters.values())
+
+
+def test_package_exports_exactly_the_public_names():
+    assert fastbp.__all__ == NAMES
+    assert all(hasattr(fastbp, name) for name in NAMES)
+
+
+def test_version_is_that_of_the_distribution():
+    try:
+        installed = metadata.version("fastbp")
+    except metadata.PackageNotFoundError:
+        pytest.skip("fastbp is not installed, only on the path")
+    assert fastbp.__version__ == installed
+
+
+@pytest.mark.parametrize("make", [lambda: fastbp.MLP([2, 1]), lambda: fastbp.Trainer(fastbp.MLP([2, 1]))])
+def test_objects_have_the_documented_attributes(make):
+    value = make()
+    names = {
+        fastbp.MLP: ("params", "weights", "biases", "n_params", "history", "seed"),
+        fastbp.Trainer: ("model", "history", "n_steps", "seed"),
+    }
+    for name in names[type(value)]:
+        assert hasattr(value, name)
+        assert re.search(rf"^    (\w+, )*{name}\b.* : ", type(value).__doc__, re.MULTILINE), name
+
+
+def test_optimizers_and_stop_rules_are_frozen_dataclasses():
+    for base in (Optimizer, StopRule, schedules.Schedule):
+        for cls in base.__subclasses__():
+            assert dataclasses.is_dataclass(cls)
+            assert cls.__dataclass_params__.frozen
+
+
+@pytest.mark.parametrize(
+    "value", [getattr(fastbp, name) for name in NAMES if name not in ("schedules", "precompile")], ids=str
+)
+def test_public_class_has_a_runnable_example(value):
+    assert ">>> " in value.__doc__
+
+
+@pytest.mark.parametrize("function", [fastbp.MLP, fastbp.Trainer, fastbp.Trainer.fit, fastbp.MLP.predict])
+def test_docstring_names_every_parameter_in_order(function):
+    documented = inspect.getdoc(function).split("Parameters\n----------\n")[1].split("\n\n")[0]
+    names = [name for line in re.findall(r"^(\S[^:]*) : ", documented, re.MULTILINE) for name in line.split(", ")]
+    assert names == [name for name in inspect.signature(function).parameters if name != "self"]
+
+
+def test_example_as_in_the_documentation():
+    rng = np.random.default_rng(0)
+    x, y = rng.random((200, 784)), rng.integers(10, size=200)
+    x_val, y_val = x[:50], y[:50]
+
+    model = fastbp.MLP([784, 128, 10], activation="relu", output="softmax", seed=0)
+    history = model.fit(
+        x,
+        y,
+        optimizer=fastbp.Adam(learning_rate=1e-3),
+        batch_size=128,
+        epochs=10,
+        validation_data=(x_val, y_val),
+        stop=[fastbp.EarlyStopping(patience=5)],
+        seed=0,
+    )
+
+    assert history is model.history
+    assert len(history) == 10
+    assert model.predict(x_val).shape == (50, 10)
+
+
+def test_divergence_error_pickled_keeps_step():
+    error = fastbp.DivergenceError("the loss is not finite", 7, step_taken=False)
+    copied = pickle.loads(pickle.dumps(error))
+    assert (str(copied), copied.step, copied.step_taken) == (str(error), 7, False)
+    assert isinstance(error, ArithmeticError)

@@ -1,0 +1,236 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastbp
+from problems import bits, regression, regressor, rows_of
+
+EPOCHS = 60
+X, Y = regression(40, seed=1)
+X_VAL, Y_VAL = regression(20, seed=2)  # of another function: its loss falls, then rises
+
+
+def new_trainer(learning_rate=0.1, momentum=0.0):
+    """Return a trainer with a learning rate so high that the loss does not fall steadily."""
+    model = fastbp.MLP([3, 5, 1], seed=0)
+    return fastbp.Trainer(model, optimizer=fastbp.SGD(learning_rate, momentum), batch_size=8, seed=1)
+
+
+def fit(trainer=None, **arguments):
+    trainer = new_trainer() if trainer is None else trainer
+    trainer.fit(X, Y, **{"epochs": EPOCHS, "validation_data": (X_VAL, Y_VAL), **arguments})
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def curve():
+    """The history that every fit of this module follows until a rule ends it."""
+    return fit().history
+
+
+def convergence(losses, tol, patience):
+    """Return the epochs after which the rule of `Convergence` stops, by its definition."""
+    best, waited = np.inf, 0
+    for epoch, loss in enumerate(losses, 1):
+        waited = 0 if loss < best - tol else waited + 1
+        best = min(best, loss)
+        if waited >= patience:
+            return epoch
+    return len(losses)
+
+
+tolerances = st.sampled_from([0.0, 1e-4, 1e-2, 0.1, 10.0])
+patiences = st.integers(1, 12)
+
+
+@given(tol=tolerances, patience=patiences, with_validation=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_convergence_stops_by_its_definition(curve, tol, patience, with_validation):
+    watched = {} if with_validation else {"validation_data": None}
+    history = fit(stop=fastbp.Convergence(tol, patience), **watched).history
+    assert len(history) == convergence(curve.loss, tol, patience)
+    assert history.stop_reason == ("Convergence" if len(history) < EPOCHS else history.stop_reason)
+    assert bits(history.loss) == bits(curve.loss[: len(history)])
+
+
+@given(min_delta=tolerances, patience=patiences)
+@settings(max_examples=40, deadline=None)
+def test_early_stopping_stops_by_its_definition_and_restores_the_best(curve, min_delta, patience):
+    trainer = fit(stop=fastbp.EarlyStopping(patience, min_delta))
+    history = trainer.history
+    assert len(history) == convergence(curve.validation_loss, min_delta, patience)
+    assert history.stop_reason == ("EarlyStopping" if len(history) < EPOCHS else history.stop_reason)
+    assert trainer.model.loss(X_VAL, Y_VAL) == history.validation_loss.min()
+
+
+def test_early_stopping_does_happen_before_the_last_epoch(curve):
+    assert convergence(curve.validation_loss, 0.0, 5) < EPOCHS
+    assert curve.validation_loss.argmin() not in (0, EPOCHS - 1)
+
+
+def test_convergence_patience_beyond_any_count_never_stops(curve):
+    history = fit(stop=fastbp.Convergence(patience=10**400), validation_data=None).history
+    assert len(history) == EPOCHS == len(curve)
+
+
+@given(st.floats(0.0, 2.0))
+@settings(max_examples=20, deadline=None)
+def test_target_loss_stops_after_the_first_epoch_that_reaches_it(curve, value):
+    reached = np.flatnonzero(curve.loss <= value)
+    history = fit(stop=fastbp.TargetLoss(value)).history
+    assert len(history) == (reached[0] + 1 if reached.size else EPOCHS)
+    assert history.stop_reason == ("TargetLoss" if reached.size else "epochs")
+
+
+def test_target_loss_without_validation_ends_a_run_without_epochs():
+    value = 0.1
+    trainer = fastbp.Trainer(regressor(), batch_size=8, seed=1)
+    history = trainer.fit(X, Y, epochs=None, stop=fastbp.TargetLoss(value))
+    assert history.stop_reason == "TargetLoss"
+    assert (history.loss[:-1] > value).all()
+    assert history.loss[-1] <= value
+    assert trainer.n_steps == 5 * len(history)
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "epochs": st.integers(1, EPOCHS),
+            "max_steps": st.integers(1, EPOCHS * 5),
+            "target": st.floats(0.0, 1.0),
+            "convergence": st.tuples(tolerances, patiences),
+            "early": st.tuples(tolerances, patiences),
+        },
+    ),
+    st.randoms(),
+)
+@settings(max_examples=60, deadline=None)
+def test_rules_combined_the_first_ends_the_fit(curve, limits, random):
+    reached = np.flatnonzero(curve.loss <= limits.get("target", -1.0))
+    whole_epochs = min(
+        limits.get("epochs", EPOCHS),
+        reached[0] + 1 if reached.size else EPOCHS,
+        convergence(curve.loss, *limits["convergence"]) if "convergence" in limits else EPOCHS,
+        convergence(curve.validation_loss, *limits["early"]) if "early" in limits else EPOCHS,
+    )
+    stop = [fastbp.TargetLoss(limits["target"])] if "target" in limits else []
+    stop += [fastbp.Convergence(*limits["convergence"])] if "convergence" in limits else []
+    stop += [fastbp.EarlyStopping(limits["early"][1], limits["early"][0], False)] if "early" in limits else []
+    random.shuffle(stop)
+
+    trainer = fit(epochs=limits.get("epochs", EPOCHS), max_steps=limits.get("max_steps"), stop=iter(stop))
+
+    assert trainer.n_steps == min(5 * whole_epochs, limits.get("max_steps", 5 * EPOCHS))
+    assert bits(trainer.history.loss[: trainer.n_steps // 5]) == bits(curve.loss[: trainer.n_steps // 5])
+
+
+def test_rules_start_afresh_with_each_fit():
+    trainer = fit(stop=fastbp.Convergence(tol=10.0, patience=3))
+    assert len(trainer.history) == 4  # the first epoch improves on nothing at all
+    fit(trainer, stop=fastbp.Convergence(tol=10.0, patience=3))
+    assert len(trainer.history) == 8
+
+
+@pytest.mark.parametrize("rules", [fastbp.EarlyStopping(), [fastbp.TargetLoss(0.1), fastbp.EarlyStopping()]])
+def test_early_stopping_without_validation_data_raises(rules):
+    model = regressor()
+    before = bits(model.params)
+    with pytest.raises(ValueError, match=r"EarlyStopping watches the validation loss: pass validation_data=\(x, y\)"):
+        model.fit(X, Y, stop=rules)
+    assert bits(model.params) == before
+    assert model.history is None
+
+
+def after(n_epochs, error):
+    """Return a metric that raises the error in an epoch."""
+    epochs = itertools.count(1)
+
+    def metric(y, prediction):
+        if next(epochs) == n_epochs:
+            raise error
+        return 0.0
+
+    return {"bomb": metric}
+
+
+BEST = {"epochs": 40, "stop": fastbp.EarlyStopping(patience=1000)}
+ENDS = {
+    "epochs": ({}, None),
+    "max_steps": ({"max_steps": 188}, None),
+    "patience": ({"stop": fastbp.EarlyStopping(patience=5)}, None),
+    "another rule": ({"stop": [fastbp.EarlyStopping(1000), fastbp.Convergence(10.0, 37)]}, None),
+    "Ctrl-C": ({"metrics": after(38, KeyboardInterrupt())}, KeyboardInterrupt),
+    "metric": ({"metrics": after(38, ArithmeticError())}, ArithmeticError),
+    "schedule": ({}, ZeroDivisionError),
+    "loss overflow": ({}, fastbp.DivergenceError),
+    "update overflow": ({}, fastbp.DivergenceError),
+}
+
+
+def rate_of(end):
+    def learning_rate(step):
+        if end == "schedule" and step == 187:
+            raise ZeroDivisionError
+        if step >= 187 and end in ("loss overflow", "update overflow"):
+            return 3e38 if end == "update overflow" else 1e12
+        return 0.1
+
+    return learning_rate
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("momentum", [0.0, 0.4])
+def test_restore_best_however_the_run_ends(end, momentum):
+    arguments, error = ENDS[end]
+    trainer, twin = (new_trainer(rate_of(end), momentum) for _ in range(2))
+    if "metrics" in arguments:
+        arguments = arguments | {"metrics": after(38, error())}
+    if error is None:
+        fit(trainer, **(BEST | arguments))
+    else:
+        with pytest.raises(error):
+            fit(trainer, **(BEST | arguments))
+
+    best = int(np.nanargmin(trainer.history.validation_loss)) + 1
+    assert 1 < best < len(trainer.history)
+    fit(twin, epochs=best)
+    assert bits(trainer.model.params) == bits(twin.model.params)
+    assert bits(trainer._state) == bits(twin._state)
+    assert trainer.model.loss(X_VAL, Y_VAL) == np.nanmin(trainer.history.validation_loss)
+
+
+def test_restore_best_false_keeps_the_last():
+    trainer = fit(stop=fastbp.EarlyStopping(5, restore_best=False))
+    twin = fit(epochs=len(trainer.history))
+    assert bits(trainer.model.params) == bits(twin.model.params)
+    assert trainer.model.loss(X_VAL, Y_VAL) > trainer.history.validation_loss.min()
+
+
+@pytest.mark.parametrize("arguments", [{}, {"validation_data": None}, {"progress": True}])
+def test_time_limit_ends_the_run_after_a_whole_step(arguments):
+    trainer = fit(epochs=None, stop=fastbp.TimeLimit(0.05), **arguments)
+    history = trainer.history
+    assert history.stop_reason == "TimeLimit"
+    twin = fit(epochs=None, max_steps=trainer.n_steps, **arguments)
+    assert bits(trainer.model.params) == bits(twin.model.params)
+    assert rows_of(history) == rows_of(twin.history)
+
+
+def test_time_limit_too_short_for_a_step_changes_nothing():
+    trainer = fastbp.Trainer(regressor())
+    history = trainer.fit(X, Y, epochs=None, stop=fastbp.TimeLimit(1e-9))
+    assert trainer.n_steps >= 1
+    assert history.stop_reason == "TimeLimit"
+
+
+def test_time_limit_shorter_than_a_step_takes_one_step():
+    x, y = np.ones((4096, 512), np.float32), np.ones((4096, 1), np.float32)
+    trainer = fastbp.Trainer(fastbp.MLP([512, 512, 512, 1], seed=0), batch_size=None)
+    for n_fits in (1, 2):
+        history = trainer.fit(x, y, epochs=None, stop=fastbp.TimeLimit(1e-6))
+        assert trainer.n_steps == n_fits
+        assert history.stop_reason == "TimeLimit"
