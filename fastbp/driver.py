@@ -21,11 +21,23 @@ from fastbp.workers import run_team
 from fastbp.workspace import Workspace, step_cost
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastbp._jit import Leaf
     from fastbp.model import MLP
     from fastbp.sources import Data
 
-__all__ = ["NO_LIMIT", "Driver", "Position", "Rule", "Stepper", "gradient", "raise_if_failed", "rule_of"]
+__all__ = [
+    "NO_LIMIT",
+    "Driver",
+    "Position",
+    "Rule",
+    "Stepper",
+    "finish_despite_interrupts",
+    "gradient",
+    "raise_if_failed",
+    "rule_of",
+]
 
 _MAX_STEPS_PER_CALL = 1 << 16  # bounds the table of learning rates
 NO_LIMIT = int(np.iinfo(np.int64).max)
@@ -179,14 +191,13 @@ class Driver:
         batch = min(self.schedule.batch_size, self.schedule.epoch_size - int(cursor[kernel.POSITION]))
         is_last = (int(cursor[kernel.SUPER_BLOCKS_DONE]) + 1) * super_block >= batch
         if is_last and cursor[kernel.PHASE] == kernel.PARAMETERS_PHASE and cursor[kernel.TASK] > 0:
-            step, interrupt = self._position.n_steps, None
-            while self._position.n_steps == step:
-                try:
+            step = self._position.n_steps
+
+            def finish_step() -> None:
+                while self._position.n_steps == step:
                     self._call(step + 1, NO_LIMIT, self._crew.size)
-                except KeyboardInterrupt as error:  # a second Ctrl-C: it too must find a whole step
-                    interrupt = error
-            if interrupt is not None:
-                raise interrupt
+
+            finish_despite_interrupts(finish_step)
         else:
             self._position.abandon_step()
 
@@ -262,6 +273,22 @@ class Driver:
             return run_team(n_workers, call)
         finally:
             self.stop = time.perf_counter()
+
+
+def finish_despite_interrupts(function: Callable[[], None]) -> None:
+    """Call until it has run through once, whatever Ctrl-C says meanwhile, and only then pass that on.
+
+    For what has to be whole before anybody looks; `function` must be one that can begin anew at any place.
+    """
+    interrupt, is_done = None, False
+    while not is_done:
+        try:
+            function()
+            is_done = True
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def _addresses(cursor: Array, totals: Array, records: Array, rules: Array) -> dict[str, int]:

@@ -198,28 +198,28 @@ class History:
         values = values[np.isfinite(values)]
         return bool(values.size) and bool(values.min() > 0.0) and bool(values.max() > 10.0 * values.min())
 
-    def _append(self, **columns: npt.ArrayLike) -> None:
-        """Add rows; arrays of one length, 1-D. Columns that are not given become NaN, new names new columns.
+    def _put(self, row: int, **columns: npt.ArrayLike) -> int:
+        """Write rows from `row` on, which become the last ones; returns the number of rows.
+
+        Arrays of one length, 1-D. Columns that are not given become NaN, new names new columns. Writing the same rows
+        again changes nothing, so that an interrupted caller can begin anew.
 
         No checks: the trainer passes `epoch` and checked metric names.
         """
         arrays = {name: np.atleast_1d(np.asarray(values)) for name, values in columns.items()}
-        stop = self._length + arrays["epoch"].size
+        stop = row + arrays["epoch"].size
         self._reserve(stop)
         for name in arrays:
             if name not in self._columns:
                 self._columns[name] = np.full(self._columns["epoch"].size, np.nan)
         for name, column in self._columns.items():
-            column[self._length : stop] = arrays.get(name, np.nan)
+            column[row:stop] = arrays.get(name, np.nan)
         self._length = stop
+        return stop
 
     def _last(self, name: str) -> float:
         """Return a column's last entry, without a copy of the column."""
         return float(self._columns[name][self._length - 1])
-
-    def _drop_last(self) -> None:
-        """Remove the last row: a partial epoch that has gone on."""
-        self._length -= 1
 
     def _reserve(self, length: int) -> None:
         """Make room for `length` rows; the capacity grows by half at least, so that appending is amortised."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbp import _jit
-from fastbp.driver import NO_LIMIT, Driver, Position, Rule, raise_if_failed
+from fastbp.driver import NO_LIMIT, Driver, Position, Rule, finish_despite_interrupts, raise_if_failed
 from fastbp.history import metric_value
 from fastbp.kernels import training as kernel
 from fastbp.progress import Progress
@@ -20,7 +20,7 @@ from fastbp.workers import workers_for
 from fastbp.workspace import step_cost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from fastbp.history import History
     from fastbp.model import MLP
@@ -124,7 +124,8 @@ class Loop:
         self._compiled_before = _jit.compile_seconds(), _jit.n_compiled()
         self._start = self._epoch_start = time.perf_counter()
         self._model, self._position, self._history = model, position, history
-        self._continues_row = position.is_mid_epoch  # the history's last row is of the epoch that goes on
+        # Rows that stay: one of an epoch that goes on will be written anew.
+        self._n_rows = int(np.count_nonzero(history.epoch <= position.n_epochs))
         self._limits, self._validation = limits, validation
         self._decisions = model._decisions_per_sample()
         self._best = _Best(limits.rules, model._params, state)
@@ -176,12 +177,15 @@ class Loop:
     def _finish(self) -> None:
         """Make everything whole: after an error too, and at once, so nothing is validated here."""
         try:
-            self._collect(validate=False)
-            self._driver.settle()
-            self._collect(validate=False)
-            self._record_partial_epoch()
+            finish_despite_interrupts(self._make_whole)
         finally:
-            self._best.restore()
+            finish_despite_interrupts(self._best.restore)
+
+    def _make_whole(self) -> None:
+        self._collect(validate=False)
+        self._driver.settle()
+        self._collect(validate=False)
+        self._record_partial_epoch()
 
     def _compile(self, progress: Progress) -> None:
         """Compile or load what was not when the workspace was made: the kernels."""
@@ -197,13 +201,15 @@ class Loop:
             progress.message(f"compiled {n_compiled} kernels in {seconds:.1f} s; the next process loads them from disk")
 
     def _collect(self, validate: bool = True) -> None:
-        """Move the epochs that the kernel has recorded into the history, validated if there is validation data."""
+        """Move the epochs that the kernel has recorded into the history, validated if there is validation data.
+
+        Until they are there the kernel's records stay, so that nothing is lost if this is interrupted.
+        """
         cursor = self._position.cursor
-        records = self._driver.records[: int(cursor[kernel.N_RECORDS])].copy()
-        cursor[kernel.N_RECORDS] = 0
-        n = records.shape[0]
+        n = int(cursor[kernel.N_RECORDS])
         if n == 0:
             return
+        records = self._driver.records[:n]
         ends = self._driver.times(records)
         columns = {
             "epoch": np.arange(self._position.n_epochs - n, self._position.n_epochs) + 1,
@@ -212,19 +218,14 @@ class Loop:
             "learning_rate": self._driver.rates_of(records[:, kernel.RECORD_STEP].astype(np.int64) - 1),
             "seconds": np.diff(ends, prepend=self._epoch_start),
         }
-        self._epoch_start = ends[-1]
+        end = ends[-1]
         try:
             if validate and self._validation is not None:
                 self._validate(self._validation, columns)
-                self._epoch_start = time.perf_counter()
+                end = time.perf_counter()
         finally:
-            self._append(columns)
-
-    def _append(self, columns: Mapping[str, Any]) -> None:
-        if self._continues_row:
-            self._continues_row = False
-            self._history._drop_last()
-        self._history._append(**columns)
+            n_rows = self._history._put(self._n_rows, **columns)
+            self._n_rows, cursor[kernel.N_RECORDS], self._epoch_start = n_rows, 0, end
 
     def _validate(self, validation: Validation, columns: dict[str, Any]) -> None:
         """Evaluate the present parameters on the validation data, into `columns`, and ask the early-stopping rules."""
@@ -248,14 +249,13 @@ class Loop:
             return
         position.epoch_seconds = driver.stop - self._epoch_start
         loss, accuracy = self._partial_means()
-        self._append(
-            {
-                "epoch": position.n_epochs + 1,
-                "loss": loss,
-                "accuracy": accuracy,
-                "learning_rate": driver.rates_of(np.array(position.n_steps - 1)),
-                "seconds": position.epoch_seconds,
-            }
+        self._history._put(
+            self._n_rows,
+            epoch=position.n_epochs + 1,
+            loss=loss,
+            accuracy=accuracy,
+            learning_rate=driver.rates_of(np.array(position.n_steps - 1)),
+            seconds=position.epoch_seconds,
         )
 
     def _reason(self, status: int) -> str | None:

@@ -13,7 +13,8 @@ from fastbp.history import History, check_metrics
 def filled(n_epochs=3, **columns):
     history = History(seed=7)
     epoch = np.arange(1, n_epochs + 1)
-    history._append(epoch=epoch, loss=1.0 / epoch, learning_rate=np.full(n_epochs, 0.1), seconds=epoch * 0.5, **columns)
+    rates = np.full(n_epochs, 0.1)
+    history._put(0, epoch=epoch, loss=1.0 / epoch, learning_rate=rates, seconds=epoch * 0.5, **columns)
     return history
 
 
@@ -28,7 +29,7 @@ def test_history_new_is_empty():
     assert repr(history) == "History(0 epochs)"
 
 
-def test_append_columns_read_by_attribute_and_name():
+def test_put_columns_read_by_attribute_and_name():
     history = filled()
 
     assert len(history) == 3
@@ -38,7 +39,7 @@ def test_append_columns_read_by_attribute_and_name():
     assert history.loss.dtype == np.float64
 
 
-def test_append_missing_columns_are_nan():
+def test_put_missing_columns_are_nan():
     history = filled()
 
     for name in ("accuracy", "validation_loss", "validation_accuracy"):
@@ -46,9 +47,9 @@ def test_append_missing_columns_are_nan():
         assert history[name].shape == (3,)
 
 
-def test_append_metric_becomes_a_column_and_is_nan_before():
+def test_put_metric_becomes_a_column_and_is_nan_before():
     history = filled()
-    history._append(epoch=4, loss=0.2, r2=0.9)
+    history._put(len(history), epoch=4, loss=0.2, r2=0.9)
 
     np.testing.assert_array_equal(history.r2, [np.nan, np.nan, np.nan, 0.9])
     assert history.metrics == ("r2",)
@@ -56,33 +57,33 @@ def test_append_metric_becomes_a_column_and_is_nan_before():
 
 
 @given(st.lists(st.integers(1, 50), max_size=20))
-def test_append_any_pieces_keep_every_row(pieces):
+def test_put_any_pieces_keep_every_row(pieces):
     history = History()
     for n_rows in pieces:
         first = len(history) + 1
         epoch = np.arange(first, first + n_rows)
-        history._append(epoch=epoch, loss=epoch * 0.5)
+        history._put(len(history), epoch=epoch, loss=epoch * 0.5)
 
     expected = np.arange(1, sum(pieces) + 1)
     np.testing.assert_array_equal(history.epoch, expected)
     np.testing.assert_array_equal(history.loss, expected * 0.5)
 
 
-def test_append_many_single_rows_grows_rarely():
+def test_put_many_single_rows_grows_rarely():
     history = History()
     buffers = set()
     for epoch in range(1, 2001):
-        history._append(epoch=epoch, loss=0.0)
+        history._put(len(history), epoch=epoch, loss=0.0)
         buffers.add(history._columns["loss"].size)
 
     assert len(buffers) < 20
 
 
-def test_drop_last_removes_the_partial_epoch():
+def test_put_over_the_last_row_replaces_it():
     history = filled(metric=np.arange(3.0))
-    history._drop_last()
-    history._append(epoch=3, loss=9.0)
+    history._put(2, epoch=3, loss=9.0)
 
+    np.testing.assert_array_equal(history.epoch, [1, 2, 3])
     np.testing.assert_array_equal(history.loss, [1.0, 0.5, 9.0])
     np.testing.assert_array_equal(history.metric, [0.0, 1.0, np.nan])
 
@@ -127,7 +128,7 @@ def test_history_cloned_is_the_same(clone):
 def test_history_deep_copied_is_independent():
     history = filled()
     clone = copy.deepcopy(history)
-    history._append(epoch=4, loss=0.0)
+    history._put(len(history), epoch=4, loss=0.0)
 
     assert len(clone) == 3
 

@@ -115,7 +115,7 @@ def test_initialize_bad_name_raises_value_error_with_the_nearest():
         ([0, 1, 2, np.nan, 4, 5], ValueError, "init must be finite, got nan in index 3"),
         ([0, 1e300, 2, 3, 4, 5], ValueError, "init must be within the range of float32, got 1e\\+300 in index 1"),
         (np.zeros(6, dtype=complex), TypeError, "init must have a bool, integer or floating dtype, got complex128"),
-        (None, TypeError, "init must have a bool, integer or floating dtype, got object"),
+        (None, TypeError, "init must be an array of all parameters or one of auto, he_normal, .*, got None"),
     ],
 )
 def test_initialize_bad_array_raises(values, error, message):

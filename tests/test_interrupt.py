@@ -1,6 +1,7 @@
 """Ctrl-C in mid-fit: it comes through soon, and leaves whole steps and their record."""
 
 import _thread
+import inspect
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import fastbp
+import fastbp.loop
 from fastbp import driver, pacing
 from problems import bits, regression, rows_of, state_of
 
@@ -21,6 +23,7 @@ PROGRAM = """
 import time
 import numpy as np
 import fastbp
+import fastbp.loop
 
 rng = np.random.default_rng(0)
 model = fastbp.MLP({sizes}, output="softmax", seed=0)
@@ -218,3 +221,69 @@ def test_interrupt_after_any_call_of_the_kernel_leaves_whole_steps(batch_size, m
             states[trainer.n_steps] = state_of(twin)
         assert state_of(trainer) == states[trainer.n_steps]
     assert n_cut_updates > 0
+
+
+def interrupted_at_line(function, n_lines):
+    """Call a function with a Ctrl-C before the n-th line that it runs of the training loop; was there such a line?
+
+    Left out are the lines that put off an interrupt: there Python looks for none, or no code could be safe.
+    """
+    files = {module.__file__ for module in (driver, fastbp.history, fastbp.loop)}
+    left, code_of_finish = n_lines, {fastbp.loop.Loop._finish.__code__, driver.finish_despite_interrupts.__code__}
+
+    def trace(frame, event, argument):
+        nonlocal left
+        code = frame.f_code
+        if code.co_filename not in files or code in code_of_finish:
+            return None if code.co_filename not in files else trace
+        is_finally = code is fastbp.loop.Loop.run.__code__ and frame.f_lineno >= line_of_finally
+        if event == "line" and not is_finally:
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    lines, first = inspect.getsourcelines(fastbp.loop.Loop.run)
+    line_of_finally = first + next(number for number, line in enumerate(lines) if line.strip() == "finally:")
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("is_validated", [False, True])
+def test_interrupt_at_any_line_of_the_loop_leaves_whole_steps_and_their_record(is_validated):
+    x, y = regression(20)
+    arguments = {"validation_data": (x, y)} if is_validated else {}
+
+    def make_trainer():
+        optimizer = fastbp.SGD(fastbp.schedules.CosineDecay(0.01, 100), momentum=0.5)
+        return fastbp.Trainer(fastbp.MLP([3, 5, 1], "tanh", seed=0), optimizer=optimizer, batch_size=8, seed=1)
+
+    def columns_of(history):
+        return [bits(history[name]) for name in ("epoch", "loss", "accuracy", "learning_rate")]
+
+    expected, columns = {}, {}  # by the number of steps
+    for n_steps in range(12):
+        twin = make_trainer()
+        if n_steps > 0:
+            twin.fit(x, y, epochs=None, max_steps=n_steps)
+        expected[n_steps], columns[n_steps] = state_of(twin), columns_of(twin.history)
+    seen, n_lines, is_interrupted = set(), 0, True
+    while is_interrupted:
+        n_lines += 1
+        trainer = make_trainer()
+        trainer.fit(x, y, epochs=None, max_steps=2)
+        is_interrupted = interrupted_at_line(
+            lambda each=trainer: each.fit(x, y, epochs=None, max_steps=8, **arguments), n_lines
+        )
+        assert state_of(trainer) == expected[trainer.n_steps]
+        assert columns_of(trainer.history) == columns[trainer.n_steps]
+        seen.add(trainer.n_steps)
+    assert n_lines > 50
+    assert seen >= ({2, 3, 6, 10} if is_validated else {2, 10})
