@@ -16,20 +16,19 @@ from fastbp.kernels import gather, gemm, shuffle, step
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
 from fastbp.kernels.step import Layer, Plan, Tile
-from fastbp.kernels.tile import panel_width
+from fastbp.kernels.tile import TILE_ROWS, panel_width
 
 if TYPE_CHECKING:
     from fastbp._jit import Leaf
     from fastbp.layout import Layout
 
 _SUPER_BLOCK = 1024  # samples whose activations are kept for the gradient: bounds the workspace whatever the batch
-_LOSS_UNIT = (
-    64  # samples: a task of small layers, whose activations stay in the first-level cache, and one sum of losses
-)
-_WIDE_BLOCK = 256  # samples of a task at most where layers are packed: one packing serves them all
-_PACK_ABOVE = 1 << 18  # weights of a layer; smaller ones are read fast enough as they lie
-_K_BLOCK, _M_BLOCK, _C_BLOCK = 384, 128, 128  # cache blocks of a product (perf/kernels.py)
-_M_REST = 16  # rows that are too few for a block of their own and join the last one
+_LOSS_UNIT = 64  # samples of one sum of losses, and of a task of small layers: activations stay in the nearest cache
+_WIDE_BLOCK = 512  # samples of a task at most where layers are packed: one packing serves them all
+_PACK_ABOVE = 1 << 17  # weights of a layer; smaller ones are read fast enough as they lie
+# Cache blocks of a product: terms of a sum, rows (whole tiles) and columns. A panel of 256 terms takes 32 KB, in any
+# dtype; few first-level caches are larger.
+_K_BLOCK, _M_BLOCK, _C_BLOCK = 256, 12 * TILE_ROWS, 128
 _NARROW = 4  # outputs; wider ones fill the lanes of the register tile well enough
 _TASK_COST, _ELEMENT_COST = 10_000, 16  # multiply-adds that fit into the overhead of a task, and into an update
 _SMALL_NETWORK = 1 << 14  # parameters up to which one tile holds the whole network
@@ -200,8 +199,8 @@ class Workspace:
             "rows": reserve(block * 8),
             "row_addresses": reserve(panel * 8),
             "cast": reserve(panel * max(widths[0], widths[-1]) * itemsize),
-            "packed": reserve(_K_BLOCK * _packed_row(dtype) * itemsize),
-            "gradient": reserve((_M_BLOCK + _M_REST) * _C_BLOCK * itemsize if trains else 0),
+            "packed": reserve(max(_K_BLOCK, _M_BLOCK) * _packed_row(dtype) * itemsize),
+            "gradient": reserve(_M_BLOCK * _C_BLOCK * itemsize if trains else 0),
         }
 
     def _layer_table(
@@ -244,7 +243,7 @@ class Workspace:
         parameters = step.parameters_of_layers if _is_small(layout) else step.parameters_of_rows
         leaves = {
             "multiply": gemm.multiply_panel,
-            "copy_block": gemm.copy_block,
+            "pack_rows": gemm.pack_rows,
             "multiply_row": gemm.multiply_row,
             "multiply_column": gemm.multiply_column,
             "narrow_gradient": gemm.narrow_gradient,
@@ -262,6 +261,7 @@ class Workspace:
             "backward_block": step.backward_block if trains else None,
             "parameters": parameters if trains else None,
             "forward_packed": step.dense_forward_packed if _is_wide(layout) else None,
+            "backward_packed": step.dense_backward_packed if _is_wide(layout) and trains else None,
         }
         return {name: self._address(leaf) for name, leaf in leaves.items()}
 
@@ -292,8 +292,10 @@ def _n_weights(layout: Layout) -> int:
 
 
 def _row_blocks(n_rows: int) -> list[tuple[int, int]]:
-    """Cut rows into blocks (first, number) of `_M_BLOCK`, a small rest joining the last."""
-    starts = list(range(0, max(1, n_rows - _M_REST), _M_BLOCK))
+    """Cut rows into blocks (first, number) of at most `_M_BLOCK`, as equal as whole tiles allow."""
+    n_blocks = -(-n_rows // _M_BLOCK)
+    n_tiles = -(-n_rows // TILE_ROWS)
+    starts = [number * n_tiles // n_blocks * TILE_ROWS for number in range(n_blocks)]
     return [(start, stop - start) for start, stop in zip(starts, [*starts[1:], n_rows], strict=True)]
 
 
@@ -307,7 +309,7 @@ def _is_wide(layout: Layout) -> bool:
 
 def _packed_row(dtype: np.dtype[Any]) -> int:
     """Return the elements of a row of packed weights: one cache line more, so that rows fall into different sets."""
-    return _M_BLOCK + ALIGNMENT // dtype.itemsize
+    return max(_K_BLOCK, _M_BLOCK) + ALIGNMENT // dtype.itemsize
 
 
 def _tile_table(layout: Layout) -> npt.NDArray[np.int64]:

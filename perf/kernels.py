@@ -183,7 +183,7 @@ def movements(dtype: str) -> Iterator[Case]:
     yield Case("split_features", gather.split_features, (panels, 4, n, out, n), 4 * n, 2 * size * 4 * n)
     yield Case("copy", gather.copy, (panels, out, panels.size), panels.size, 2 * size * panels.size)
     arguments = (panels, n_features, n, n_features, out, n_features)
-    yield Case("copy_block", gemm.copy_block, arguments, panels.size, 2 * size * panels.size)
+    yield Case("pack_rows", gemm.pack_rows, arguments, panels.size, 2 * size * panels.size)
     yield Case("sample_order, shuffled", shuffle.sample_order, (rows, 0, n, 60_000, 1, 7, 3), n, 8 * n)
 
 

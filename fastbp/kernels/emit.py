@@ -7,7 +7,7 @@ from llvmlite import ir
 
 from fastbp.kernels.target import HAS_FMA, VECTOR_BYTES
 
-I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 
 def emit_splat(builder, scalar, n):
@@ -62,6 +62,13 @@ def emit_store(builder, value, pointer, mask=None):
     else:
         name = f"llvm.masked.store.{llvm_suffix(value.type)}.p0"
         emit_call(builder, name, ir.VoidType(), value, pointer, I32(align), mask)
+
+
+def emit_prefetch(builder, pointer):
+    """Ask for the cache line behind a pointer, which may point anywhere."""
+    to_read, to_all_caches, data = I32(0), I32(3), I32(1)
+    address = builder.bitcast(pointer, I8.as_pointer())
+    emit_call(builder, "llvm.prefetch.p0", ir.VoidType(), address, to_read, to_all_caches, data)
 
 
 def emit_first(builder, n_left, n):

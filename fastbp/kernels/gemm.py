@@ -16,7 +16,7 @@ from fastbp.kernels.simd import (
     store_upto,
     sum_lanes,
 )
-from fastbp.kernels.tile import MAX_TILE_ROWS, TILE_ROWS, panel_of, tile
+from fastbp.kernels.tile import TILE_ROWS, panel_of, tile
 
 
 def _multiply_panel_signature(T):
@@ -31,36 +31,32 @@ def multiply_panel(n_m, n_left, a, a_row, a_k, a_outer, ones, b, b_k, c, c_row, 
     """Write c = init + a @ b for all n_m rows and one panel of columns.
 
     a : (n_m, n_outer * n_inner), element (m, (o, i)) at a[o*a_outer + m*a_row + i*a_k]. With `ones`, an address of
-    n_inner
-        ones (a_k apart), the last of the n_m rows is that row of ones for every o; else `ones` is 0.
+        n_inner ones (a_k apart), the last of the n_m rows is that row of ones for every o; else `ones` is 0.
     b : (n_outer * n_inner, n_left), rows b_k apart. c : (n_m, n_left), rows c_row apart, overwritten.
     init : as in `tile`; may be c itself (then the product is added to it).
     Reads and writes min(n_left, panel) columns. No checks: the caller validates.
     """
-    m = 0
-    while m < n_m:
-        rows = n_m - m if n_m - m <= MAX_TILE_ROWS else TILE_ROWS
-        a_tile = offset(a, m * a_row)
+    for m in range(0, n_m, TILE_ROWS):
+        rows, a_tile = min(TILE_ROWS, n_m - m), offset(a, m * a_row)
         if ones != 0 and m + rows == n_m:
             last, last_outer = pointer_at(ones, a), 0
         else:
             last, last_outer = offset(a_tile, (rows - 1) * a_row), a_outer
         tile(rows, n_left, a_tile, a_row, a_k, a_outer, last, last_outer, b, b_k, offset(c, m * c_row), c_row,
              offset(init, m * init_row), init_row, init_is_column, n_inner, n_outer)  # fmt: skip
-        m += rows
 
 
 @leaf(lambda T: types.void(types.CPointer(T), types.intp, types.intp, types.intp, types.CPointer(T), types.intp))
-def copy_block(a, a_row, n_rows, n_columns, block, block_row):
-    """Copy n_rows rows of n_columns elements, `a_row` apart, into whole vectors of rows `block_row` apart.
+def pack_rows(a, a_row, n_rows, n_columns, packed, packed_row):
+    """Copy n_rows rows of n_columns elements, `a_row` apart, into whole vectors of rows `packed_row` apart.
 
     Strided by a power of two, the rows of a wide matrix evict each other from the caches; those of the copy do not. No
-    checks: the caller validates; block_row >= n_columns rounded up to whole vectors.
+    checks: the caller validates; packed_row >= n_columns rounded up to whole vectors.
     """
     lanes = lanes_of(a)
     for row in range(n_rows):
         for column in range(0, n_columns, lanes):
-            store(block, row * block_row + column, load_upto(a, row * a_row + column, n_columns - column))
+            store(packed, row * packed_row + column, load_upto(a, row * a_row + column, n_columns - column))
 
 
 @leaf(lambda T: types.void(types.CPointer(T), types.CPointer(T), types.CPointer(T), types.CPointer(T), types.intp,

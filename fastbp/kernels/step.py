@@ -60,17 +60,15 @@ class Plan(NamedTuple):
 
     n_layers, n_tiles; layers, tiles : addresses of their tables. itemsize : bytes. panel : width of the register tile.
     block : samples of a task; super_block : samples that the buffers hold; loss_unit : samples whose losses are one
-    sum. k_block, m_block, c_block : cache blocks of a product, in samples or inputs, rows and columns. pack_above :
-    weights of a layer from which on w is packed, in rows of packed_row elements. narrow : most outputs of a layer whose
-    gradient is summed over lanes of samples;
-    few : most samples whose products run with the lanes over outputs.
+    sum. k_block, m_block, c_block : cache blocks of a product, in terms of a sum, rows and columns. pack_above :
+    weights of a layer above which w is packed, in rows of packed_row elements. narrow : most outputs of a layer whose
+    gradient is summed over lanes of samples; few : most samples whose products run with the lanes over outputs.
 
-    Addresses of leaves, 0 for what is not used: multiply to forward_packed.
+    Addresses of leaves, 0 for what is not used: multiply to backward_packed.
 
     Addresses of the worker's scratch buffers: d, d_other : derivatives of a block, of the widest layer. targets : of a
     block, as panels. rows : int64 row numbers of a block. row_addresses, cast : of `gather_rows`. packed : a block of
-    w.
-    gradient : a rectangle of it. Shared, a panel wide: zeros, ones.
+    w. gradient : a rectangle of it. Shared, a panel wide: zeros, ones.
     """
 
     n_layers: int
@@ -90,7 +88,7 @@ class Plan(NamedTuple):
     narrow: int
     few: int
     multiply: int
-    copy_block: int
+    pack_rows: int
     multiply_row: int
     multiply_column: int
     narrow_gradient: int
@@ -108,6 +106,7 @@ class Plan(NamedTuple):
     backward_block: int
     parameters: int
     forward_packed: int
+    backward_packed: int
     d: int
     d_other: int
     targets: int
@@ -121,10 +120,10 @@ class Plan(NamedTuple):
 
 
 (N_LAYERS, N_TILES, LAYERS, TILES, ITEMSIZE, PANEL, BLOCK, SUPER_BLOCK, LOSS_UNIT, K_BLOCK, M_BLOCK, C_BLOCK,
-PACK_ABOVE, PACKED_ROW,
- NARROW, FEW, MULTIPLY, COPY_BLOCK, MULTIPLY_ROW, MULTIPLY_COLUMN, NARROW_GRADIENT, GATHER, LABELS, SCATTER, SPLIT,
- ORDER, COPY, LOSS, UPDATE, SHRINK, FORWARD_BLOCK, LOSS_BLOCK, BACKWARD_BLOCK, PARAMETERS, FORWARD_PACKED, D, D_OTHER,
- TARGETS, ROWS, ROW_ADDRESSES, CAST, PACKED, GRADIENT, ZEROS, ONES) = range(len(Plan._fields))  # fmt: skip
+ PACK_ABOVE, PACKED_ROW, NARROW, FEW, MULTIPLY, PACK_ROWS, MULTIPLY_ROW, MULTIPLY_COLUMN,
+ NARROW_GRADIENT, GATHER, LABELS, SCATTER, SPLIT, ORDER, COPY, LOSS, UPDATE, SHRINK, FORWARD_BLOCK, LOSS_BLOCK,
+ BACKWARD_BLOCK, PARAMETERS, FORWARD_PACKED, BACKWARD_PACKED, D, D_OTHER, TARGETS, ROWS, ROW_ADDRESSES, CAST, PACKED,
+ GRADIENT, ZEROS, ONES) = range(len(Plan._fields))  # fmt: skip
 PLAN_SIZE = len(Plan._fields)
 
 
@@ -176,44 +175,73 @@ def tile_of(plan, tile):
     return int64_at(plan[TILES] + tile * _TILE_SIZE * 8)
 
 
+@inline
+def _even(n, most):
+    """The size of the blocks into which n is cut, as equal as can be, none larger than `most`."""
+    return (n - 1) // ((n - 1) // most + 1) + 1
+
+
 @leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp, types.intp))
 def dense_forward_packed(plan, layer, h, z, n):
-    """As `_dense_forward` for wide layers: a cache block of w is packed once and used for all panels of the samples."""
-    size, panel, packed, packed_row = plan[ITEMSIZE], plan[PANEL], plan[PACKED], plan[PACKED_ROW]
+    """As `_dense_forward` for large layers: each cache block of w is packed once for all panels of the samples."""
+    size, panel, packed, row = plan[ITEMSIZE], plan[PANEL], plan[PACKED], plan[PACKED_ROW]
     n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W]
-    b = w + n_in * n_out * size
-    for k in range(0, n_in, plan[K_BLOCK]):
-        n_k = min(plan[K_BLOCK], n_in - k)
+    b, k_block = w + n_in * n_out * size, _even(n_in, plan[K_BLOCK])
+    for k in range(0, n_in, k_block):
+        n_k = min(k_block, n_in - k)
         for m in range(0, n_out, plan[M_BLOCK]):
             n_m = min(plan[M_BLOCK], n_out - m)
-            call(plan[COPY_BLOCK], (w + (k * n_out + m) * size, n_out, n_k, n_m, packed, packed_row))
+            call(plan[PACK_ROWS], (w + (k * n_out + m) * size, n_out, n_k, n_m, packed, row))
             for start in range(0, n, panel):
                 width = min(panel, n - start)
                 out = z + (start * n_out + m * width) * size
                 init, init_row = (b + m * size, 1) if k == 0 else (out, width)
-                call(plan[MULTIPLY], (n_m, width, packed, 1, packed_row, 0, 0, h + (start * n_in + k * width) * size,
-                width,
+                call(plan[MULTIPLY], (n_m, width, packed, 1, row, 0, 0, h + (start * n_in + k * width) * size, width,
                                       out, width, init, init_row, 1 if k == 0 else 0, n_k, 1))  # fmt: skip
+
+
+@leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp, types.intp))
+def dense_backward_packed(plan, layer, dz, dh, n):
+    """As `_dense_backward` for large layers: as in `dense_forward_packed`, with rows of w."""
+    size, panel, packed, row = plan[ITEMSIZE], plan[PANEL], plan[PACKED], plan[PACKED_ROW]
+    n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W]
+    k_block = _even(n_out, plan[K_BLOCK])
+    for j in range(0, n_out, k_block):
+        n_j = min(k_block, n_out - j)
+        for i in range(0, n_in, plan[M_BLOCK]):
+            n_i = min(plan[M_BLOCK], n_in - i)
+            call(plan[PACK_ROWS], (w + (i * n_out + j) * size, n_out, n_i, n_j, packed, row))
+            for start in range(0, n, panel):
+                width = min(panel, n - start)
+                out = dh + (start * n_in + i * width) * size
+                init, init_row = (plan[ZEROS], 0) if j == 0 else (out, width)
+                call(plan[MULTIPLY], (n_i, width, packed, row, 1, 0, 0, dz + (start * n_out + j * width) * size,
+                                      width, out, width, init, init_row, 0, n_j, 1))  # fmt: skip
+
+
+@inline
+def _is_packed(plan, layer, n):
+    """Whether a layer is large enough for packing, and the samples are enough to make it worth its while."""
+    return layer[N_IN] * layer[N_OUT] > plan[PACK_ABOVE] and 2 * n > plan[PANEL]
 
 
 @inline
 def _dense_forward(plan, layer, h, z, n):
     """z = b + w.T @ h for n samples in panels; each output is its bias plus FMAs in the order of k."""
-    size, panel, multiply = plan[ITEMSIZE], plan[PANEL], plan[MULTIPLY]
+    size, panel = plan[ITEMSIZE], plan[PANEL]
     n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W]
     b = w + n_in * n_out * size
     if n == 1:
         call(plan[MULTIPLY_ROW], (h, w, b, z, n_in, n_out))
-    elif n <= plan[FEW] and panel <= n_out <= plan[K_BLOCK] * plan[PACKED_ROW] // n:
+    elif n <= plan[FEW] and panel <= n_out <= plan[K_BLOCK] * plan[M_BLOCK] // n:
         _dense_forward_of_few(plan, layer, h, z, n)
-    elif n_in * n_out <= plan[PACK_ABOVE] or n <= panel:
+    elif _is_packed(plan, layer, n):
+        call(plan[FORWARD_PACKED], (address_of(plan), address_of(layer), h, z, n))
+    else:
         for start in range(0, n, panel):
             width = min(panel, n - start)
-            call(multiply, (n_out, width, w, 1, n_out, 0, 0, h + start * n_in * size, width, z + start * n_out * size,
-            width,
-                            b, 1, 1, n_in, 1))  # fmt: skip
-    else:
-        call(plan[FORWARD_PACKED], (address_of(plan), address_of(layer), h, z, n))
+            call(plan[MULTIPLY], (n_out, width, w, 1, n_out, 0, 0, h + start * n_in * size, width,
+                                  z + start * n_out * size, width, b, 1, 1, n_in, 1))  # fmt: skip
 
 
 @inline
@@ -224,31 +252,25 @@ def _dense_forward_of_few(plan, layer, h, z, n):
     b = w + n_in * n_out * size
     for j in range(0, n_out, panel):
         group = min(panel, n_out - j)
-        call(plan[MULTIPLY], (n, group, h, 1, n, 0, 0, w + j * size, n_out, rows + j * n * size, group, b + j * size, 0,
-        0,
-                              n_in, 1))  # fmt: skip
+        call(plan[MULTIPLY], (n, group, h, 1, n, 0, 0, w + j * size, n_out, rows + j * n * size, group, b + j * size,
+                              0, 0, n_in, 1))  # fmt: skip
     # As panels of n features and n_out samples, these rows are turned into n_out features and n samples.
     call(plan[SCATTER], (rows, n, n_out, z, 0, 0, n, n))
 
 
 @inline
 def _dense_backward(plan, layer, dz, dh, n):
-    """dh = w @ dz for n samples in panels: the rows of w are read as they lie."""
+    """dh = w @ dz for n samples in panels; each sum over the outputs goes in their order."""
     size, panel, n_in, n_out, w = plan[ITEMSIZE], plan[PANEL], layer[N_IN], layer[N_OUT], layer[W]
     if n == 1:
         call(plan[MULTIPLY_COLUMN], (w, dz, dh, n_in, n_out))
-        return
-    for j in range(0, n_out, plan[K_BLOCK]):
-        n_j = min(plan[K_BLOCK], n_out - j)
-        for i in range(0, n_in, plan[M_BLOCK]):
-            n_i = min(plan[M_BLOCK], n_in - i)
-            for start in range(0, n, panel):
-                width = min(panel, n - start)
-                out = dh + (start * n_in + i * width) * size
-                init, init_row = (plan[ZEROS], 0) if j == 0 else (out, width)
-                call(plan[MULTIPLY], (n_i, width, w + (i * n_out + j) * size, n_out, 1, 0, 0,
-                                      dz + (start * n_out + j * width) * size, width, out, width, init, init_row, 0,
-                                      n_j, 1))  # fmt: skip
+    elif _is_packed(plan, layer, n):
+        call(plan[BACKWARD_PACKED], (address_of(plan), address_of(layer), dz, dh, n))
+    else:
+        for start in range(0, n, panel):
+            width = min(panel, n - start)
+            call(plan[MULTIPLY], (n_in, width, w, n_out, 1, 0, 0, dz + start * n_out * size, width,
+                                  dh + start * n_in * size, width, plan[ZEROS], 0, 0, n_out, 1))  # fmt: skip
 
 
 @leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp))
@@ -317,11 +339,10 @@ def _gradient(plan, layer, first_row, n_rows, first_column, n_columns, n, g, g_r
     Row n_in of dw is db.
     """
     size, panel, super_block = plan[ITEMSIZE], plan[PANEL], plan[SUPER_BLOCK]
-    n_in, n_out, h = layer[N_IN], layer[N_OUT], layer[H_IN]
+    n_in, n_out, h, dz = layer[N_IN], layer[N_OUT], layer[H_IN], layer[DZ]
     if n_out <= plan[NARROW]:
         for j in range(n_out):
-            call(plan[NARROW_GRADIENT], (h, n_in, first_row, n_rows, layer[DZ] + j * super_block * size, n, g + j *
-            size,
+            call(plan[NARROW_GRADIENT], (h, n_in, first_row, n_rows, dz + j * super_block * size, n, g + j * size,
                                          g_row, accumulate))  # fmt: skip
         return
     ones = plan[ONES] if first_row + n_rows > n_in else 0
@@ -335,8 +356,7 @@ def _gradient(plan, layer, first_row, n_rows, first_column, n_columns, n, g, g_r
             out = g + (j - first_column) * size
             init, init_row = (out, g_row) if accumulate != 0 or s > 0 else (plan[ZEROS], 0)
             call(plan[MULTIPLY], (n_rows, group, h + (s * n_in + first_row * width) * size, width, 1, panel * n_in,
-            ones,
-                                  layer[DZ] + (j * super_block + s * group) * size, group, out, g_row, init, init_row,
+                                  ones, dz + (j * super_block + s * group) * size, group, out, g_row, init, init_row,
                                   0, width, n_outer))  # fmt: skip
         s += n_s
 
@@ -346,8 +366,7 @@ def _update(plan, optimizer, coefficients, start, n_rows, n_columns, row, g, g_r
     """Update a rectangle of parameters at the address `start`; returns 1 if one is not finite any more."""
     moments = optimizer[STATE] + (start - layer_of(plan, 0)[W])
     return call(plan[UPDATE], (start, g, moments, optimizer[STATE_ROW], n_rows, n_columns, row, g_row,
-    optimizer[CONSTANTS],
-                               coefficients))  # fmt: skip
+                               optimizer[CONSTANTS], coefficients))  # fmt: skip
 
 
 @inline

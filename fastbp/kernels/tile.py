@@ -9,13 +9,26 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastbp.kernels.emit import I32, I64, emit_first, emit_fma, emit_load, emit_splat, emit_store
+from fastbp.kernels.emit import (
+    I8,
+    I32,
+    I64,
+    emit_first,
+    emit_fma,
+    emit_load,
+    emit_prefetch,
+    emit_splat,
+    emit_store,
+    size_of,
+)
 from fastbp.kernels.target import N_REGISTERS, lanes
 
-# Two vectors per row. Eight rows keep two FMA pipes of latency four busy; what is left at the end of a matrix joins the
-# last tile while its accumulators, two vectors of b and one broadcast fit the register file.
+# Two vectors per row, and as many rows as the register file has accumulators for, beside two vectors of b and some
+# broadcasts: the more rows, the fewer loads and other instructions per FMA. On processors that start four instructions
+# a cycle (Intel's Skylake) these bound the loop as soon as 12 rows take more than 48.
 VECTORS = 2
-TILE_ROWS, MAX_TILE_ROWS = (8, 12) if N_REGISTERS >= 32 else (6, 6)
+TILE_ROWS = 12 if N_REGISTERS >= 32 else 6
+_STEPS_AHEAD = 12  # of k, in which a line of a is fetched before it is needed: w by columns has a new line for each k
 
 
 def panel_width(dtype) -> int:
@@ -51,6 +64,31 @@ class _Tile:
     def _rows_of(self, pointer, stride):
         return [self.builder.gep(pointer, [self.builder.mul(stride, I64(row))]) for row in range(self.n_rows)]
 
+    def _opaque(self, value):
+        """The same value, of which LLVM knows nothing: no instruction."""
+        return self.builder.asm(ir.FunctionType(value.type, [value.type]), "", "=r,0", [value], False)
+
+    def _offsets_of_a(self):
+        """Bytes from the first row of a to each, as shifts of few numbers.
+
+        Then base + offset * 2**n is an address that a load takes as it is. Left to itself, LLVM computes the addresses
+        from each other, with an addition for each row and k, or keeps more of them than there are registers.
+        """
+        builder, odd, offsets = self.builder, {}, []
+        size = I64(size_of(self.a.type.pointee))
+        for row in range(self.n_rows):
+            power = (row & -row).bit_length() - 1 if row else 0
+            factor = row >> power
+            if factor not in odd:
+                odd[factor] = self._opaque(builder.mul(self.a_row, builder.mul(size, I64(factor)))) if row else I64(0)
+            offsets.append(builder.shl(odd[factor], I64(power)))
+        return offsets
+
+    def _rows_of_a(self, a, last):
+        data = self.builder.bitcast(a, I8.as_pointer())
+        rows = [self.builder.bitcast(self.builder.gep(data, [offset]), a.type) for offset in self.a_offsets]
+        return [*rows[:-1], last]
+
     def _pointer(self, row_pointer, v):
         element = self.builder.gep(row_pointer, [I64(v * self.lanes)])
         return self.builder.bitcast(element, self.vector.as_pointer())
@@ -67,6 +105,7 @@ class _Tile:
         return phis
 
     def emit(self):
+        self.a_offsets = self._offsets_of_a()
         accumulators = self._outer_loop(self._initial())
         rows = self._rows_of(self.c, self.c_row)
         for (row, v), value in zip(self.cells, accumulators, strict=True):
@@ -119,7 +158,8 @@ class _Tile:
         builder.position_at_end(inner)
         k, a, last, b, *accumulators = phis = self._phis([I64(0), a, last, b, *accumulators], before)
         b_vectors = [self._load(b, v) for v in range(self.n_vectors)]
-        rows = [*self._rows_of(a, self.a_row)[:-1], last]
+        emit_prefetch(builder, builder.gep(a, [builder.mul(self.a_k, I64(_STEPS_AHEAD))]))
+        rows = self._rows_of_a(a, last)
         broadcasts = [emit_splat(builder, builder.load(pointer), self.lanes) for pointer in rows]
         sums = [
             emit_fma(builder, broadcasts[row], b_vectors[v], accumulator)
@@ -127,7 +167,8 @@ class _Tile:
         ]
         next_k = builder.add(k, I64(1))
         b_next = builder.gep(b, [self.b_k])
-        after = [next_k, builder.gep(a, [self.a_k]), builder.gep(last, [self.a_k]), b_next, *sums]
+        a_next = self._opaque(builder.gep(a, [self.a_k]))
+        after = [next_k, a_next, builder.gep(last, [self.a_k]), b_next, *sums]
         for phi, value in zip(phis, after, strict=True):
             phi.add_incoming(value, inner)
         builder.cbranch(builder.icmp_signed("<", next_k, self.n_inner), inner, done)
@@ -138,7 +179,7 @@ class _Tile:
 @intrinsic
 def tile(typingctx, n_rows, n_left, a, a_row, a_k, a_outer, last, last_outer, b, b_k, c, c_row, init, init_row,
          init_is_column, n_inner, n_outer):  # fmt: skip
-    """Write c = init + a @ b for a tile of `n_rows` <= MAX_TILE_ROWS rows and min(n_left, panel) columns.
+    """Write c = init + a @ b for a tile of `n_rows` <= TILE_ROWS rows and min(n_left, panel) columns.
 
     c[m, n] = init[m, n] + sum over o < n_outer, i < n_inner of
     a[o*a_outer + m*a_row + i*a_k] * b[(o*n_inner + i)*b_k + n], one FMA after the other in the order of (o, i).
@@ -160,7 +201,7 @@ def tile(typingctx, n_rows, n_left, a, a_row, a_k, a_outer, last, last_outer, b,
         shape = builder.add(beyond_first, is_whole)
         end = builder.append_basic_block("end")
         choice = builder.switch(builder.add(builder.shl(n_rows, I64(2)), shape), end)
-        for rows in range(1, MAX_TILE_ROWS + 1):
+        for rows in range(1, TILE_ROWS + 1):
             for case in range(3):
                 block = builder.append_basic_block(f"tile_{rows}_{case}")
                 choice.add_case(I64(4 * rows + case), block)

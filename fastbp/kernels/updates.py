@@ -56,15 +56,17 @@ def sgd(params, grads, state, state_stride, n_rows, n_columns, row, g_row, const
     bad, lanes = splat(params, 0), lanes_of(params)
     whole = n_columns - n_columns % lanes
     for r in range(n_rows):
+        i, g_i = r * row, r * g_row
         for j in range(0, whole, lanes):
-            bad = fma(_sgd(params, grads, r * row + j, r * g_row + j, lanes, rate), 0, bad)
+            bad = fma(_sgd(params, grads, i + j, g_i + j, lanes, rate), 0, bad)
         if whole < n_columns:
-            bad = fma(_sgd(params, grads, r * row + whole, r * g_row + whole, n_columns - whole, rate), 0, bad)
+            bad = fma(_sgd(params, grads, i + whole, g_i + whole, n_columns - whole, rate), 0, bad)
     return any_lane(~is_finite(bad))
 
 
 @inline
-def _momentum(params, grads, state, i, g_i, left, rate, decay, nesterov):
+def _momentum(params, grads, state, i, g_i, left, scalars):
+    rate, decay, nesterov = scalars
     g = load_upto(grads, g_i, left)
     b = _flush(fma(decay, load_upto(state, i, left), g))
     direction = fma(decay, b, g) if nesterov else b
@@ -77,20 +79,15 @@ def _momentum(params, grads, state, i, g_i, left, rate, decay, nesterov):
 @leaf(_signature)
 def momentum(params, grads, state, state_stride, n_rows, n_columns, row, g_row, constants, coefficients):
     """b = momentum * b + grads; params -= learning_rate * b, or of grads + momentum * b if nesterov."""
-    rate, decay, nesterov = splat(params, -coefficients[0]), splat(params, constants[0]), constants[1] != 0.0
+    scalars = splat(params, -coefficients[0]), splat(params, constants[0]), constants[1] != 0.0
     bad, lanes = splat(params, 0), lanes_of(params)
     whole = n_columns - n_columns % lanes
     for r in range(n_rows):
+        i, g_i = r * row, r * g_row
         for j in range(0, whole, lanes):
-            bad = fma(_momentum(params, grads, state, r * row + j, r * g_row + j, lanes, rate, decay, nesterov), 0, bad)
+            bad = fma(_momentum(params, grads, state, i + j, g_i + j, lanes, scalars), 0, bad)
         if whole < n_columns:
-            bad = fma(
-                _momentum(
-                    params, grads, state, r * row + whole, r * g_row + whole, n_columns - whole, rate, decay, nesterov
-                ),
-                0,
-                bad,
-            )
+            bad = fma(_momentum(params, grads, state, i + whole, g_i + whole, n_columns - whole, scalars), 0, bad)
     return any_lane(~is_finite(bad))
 
 
@@ -111,19 +108,17 @@ def adagrad(params, grads, state, state_stride, n_rows, n_columns, row, g_row, c
     bad, lanes = splat(params, 0), lanes_of(params)
     whole = n_columns - n_columns % lanes
     for r in range(n_rows):
+        i, g_i = r * row, r * g_row
         for j in range(0, whole, lanes):
-            bad = fma(_adagrad(params, grads, state, r * row + j, r * g_row + j, lanes, rate, eps), 0, bad)
+            bad = fma(_adagrad(params, grads, state, i + j, g_i + j, lanes, rate, eps), 0, bad)
         if whole < n_columns:
-            bad = fma(
-                _adagrad(params, grads, state, r * row + whole, r * g_row + whole, n_columns - whole, rate, eps), 0, bad
-            )
+            bad = fma(_adagrad(params, grads, state, i + whole, g_i + whole, n_columns - whole, rate, eps), 0, bad)
     return any_lane(~is_finite(bad))
 
 
 @inline
-def _rmsprop(
-    params, grads, state, means, buffers, i, g_i, left, rate, alpha, one_minus_alpha, eps, decay, has_momentum, centered
-):
+def _rmsprop(params, grads, state, means, buffers, i, g_i, left, scalars, has_momentum, centered):
+    rate, alpha, one_minus_alpha, eps, decay = scalars
     g = load_upto(grads, g_i, left)
     v = _flush(fma(alpha, load_upto(state, i, left), one_minus_alpha * g * g))
     store_upto(state, i, v, left)
@@ -148,62 +143,28 @@ def rmsprop(params, grads, state, state_stride, n_rows, n_columns, row, g_row, c
     The root is sqrt(v) + eps, or sqrt(v - m**2) + eps; then params -= learning_rate * b. The moments v, m and b follow
     each other in state; without centring there is no m, without momentum no b.
     """
-    rate = splat(params, -coefficients[0])
+    rate, has_momentum, centered = splat(params, -coefficients[0]), constants[3] != 0.0, constants[4] != 0.0
     alpha, one_minus_alpha, eps = splat(params, constants[0]), splat(params, constants[1]), splat(params, constants[2])
-    decay, has_momentum, centered = splat(params, constants[3]), constants[3] != 0.0, constants[4] != 0.0
+    scalars = rate, alpha, one_minus_alpha, eps, splat(params, constants[3])
     means, buffers = offset(state, state_stride), offset(state, 2 * state_stride if centered else state_stride)
     bad, lanes = splat(params, 0), lanes_of(params)
     whole = n_columns - n_columns % lanes
     for r in range(n_rows):
+        i, g_i = r * row, r * g_row
         for j in range(0, whole, lanes):
-            bad = fma(
-                _rmsprop(
-                    params,
-                    grads,
-                    state,
-                    means,
-                    buffers,
-                    r * row + j,
-                    r * g_row + j,
-                    lanes,
-                    rate,
-                    alpha,
-                    one_minus_alpha,
-                    eps,
-                    decay,
-                    has_momentum,
-                    centered,
-                ),
-                0,
-                bad,
-            )
+            p = _rmsprop(params, grads, state, means, buffers, i + j, g_i + j, lanes, scalars, has_momentum, centered)
+            bad = fma(p, 0, bad)
         if whole < n_columns:
-            bad = fma(
-                _rmsprop(
-                    params,
-                    grads,
-                    state,
-                    means,
-                    buffers,
-                    r * row + whole,
-                    r * g_row + whole,
-                    n_columns - whole,
-                    rate,
-                    alpha,
-                    one_minus_alpha,
-                    eps,
-                    decay,
-                    has_momentum,
-                    centered,
-                ),
-                0,
-                bad,
-            )
+            left = n_columns - whole
+            p = _rmsprop(params, grads, state, means, buffers, i + whole, g_i + whole, left, scalars, has_momentum,
+                         centered)  # fmt: skip
+            bad = fma(p, 0, bad)
     return any_lane(~is_finite(bad))
 
 
 @inline
-def _adam(params, grads, state, second, i, g_i, left, rate, scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps):
+def _adam(params, grads, state, second, i, g_i, left, scalars):
+    rate, scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps = scalars
     g = load_upto(grads, g_i, left)
     m = _flush(fma(beta1, load_upto(state, i, left), one_minus_beta1 * g))
     v = _flush(fma(beta2, load_upto(second, i, left), one_minus_beta2 * g * g))
@@ -224,52 +185,16 @@ def adam(params, grads, state, state_stride, n_rows, n_columns, row, g_row, cons
     rate, scale = splat(params, coefficients[0]), splat(params, coefficients[1])
     beta1, one_minus_beta1 = splat(params, constants[0]), splat(params, constants[1])
     beta2, one_minus_beta2 = splat(params, constants[2]), splat(params, constants[3])
-    eps, second = splat(params, constants[4]), offset(state, state_stride)
+    scalars = rate, scale, beta1, one_minus_beta1, beta2, one_minus_beta2, splat(params, constants[4])
+    second = offset(state, state_stride)
     bad, lanes = splat(params, 0), lanes_of(params)
     whole = n_columns - n_columns % lanes
     for r in range(n_rows):
+        i, g_i = r * row, r * g_row
         for j in range(0, whole, lanes):
-            bad = fma(
-                _adam(
-                    params,
-                    grads,
-                    state,
-                    second,
-                    r * row + j,
-                    r * g_row + j,
-                    lanes,
-                    rate,
-                    scale,
-                    beta1,
-                    one_minus_beta1,
-                    beta2,
-                    one_minus_beta2,
-                    eps,
-                ),
-                0,
-                bad,
-            )
+            bad = fma(_adam(params, grads, state, second, i + j, g_i + j, lanes, scalars), 0, bad)
         if whole < n_columns:
-            bad = fma(
-                _adam(
-                    params,
-                    grads,
-                    state,
-                    second,
-                    r * row + whole,
-                    r * g_row + whole,
-                    n_columns - whole,
-                    rate,
-                    scale,
-                    beta1,
-                    one_minus_beta1,
-                    beta2,
-                    one_minus_beta2,
-                    eps,
-                ),
-                0,
-                bad,
-            )
+            bad = fma(_adam(params, grads, state, second, i + whole, g_i + whole, n_columns - whole, scalars), 0, bad)
     return any_lane(~is_finite(bad))
 
 

@@ -7,7 +7,7 @@ where the order of the sums matters.
 import numpy as np
 import pytest
 
-from fastbp.kernels.gemm import copy_block, multiply_column, multiply_panel, narrow_gradient
+from fastbp.kernels.gemm import multiply_column, multiply_panel, narrow_gradient, pack_rows
 from fastbp.kernels.target import lanes
 from fastbp.kernels.tile import panel_width
 from guards import guarded, needs_guard_pages
@@ -156,7 +156,7 @@ def test_multiply_panel_copied_and_in_pieces_of_k_gives_the_same_bits(n_m, dtype
     block_row = -(-n_m // lanes(dtype)) * lanes(dtype) + lanes(dtype)
     for first, last in ((0, cut), (cut, n_k)):
         block = np.full((last - first) * block_row, CANARY, dtype)
-        call(copy_block, dtype, w[first * row :], row, last - first, n_m, block, block_row)
+        call(pack_rows, dtype, w[first * row :], row, last - first, n_m, block, block_row)
         init, init_row, is_column = (bias, 1, 1) if first == 0 else (actual, n_left, 0)
         multiply(
             n_m, n_left, block, 1, block_row, h[first:], n_left, actual, n_left, init, init_row, last - first,
@@ -180,7 +180,7 @@ def test_multiply_panel_outputs_as_columns_give_the_same_bits_as_samples_as_colu
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("at_start", [False, True])
-def test_copy_block_any_size_keeps_the_values_and_writes_whole_vectors(at_start, dtype):
+def test_pack_rows_any_size_keeps_the_values_and_writes_whole_vectors(at_start, dtype):
     rng = np.random.default_rng(8)
     for n_rows in (1, 4, 9):
         for n_columns in [*SIZES, 100]:
@@ -189,7 +189,7 @@ def test_copy_block_any_size_keeps_the_values_and_writes_whole_vectors(at_start,
             row = whole + 3
             block = guarded(np.full((n_rows - 1) * row + whole, CANARY, dtype), at_start)
             call(
-                copy_block,
+                pack_rows,
                 dtype,
                 padded(a, n_columns + 1, dtype, at_start),
                 n_columns + 1,
