@@ -4,6 +4,8 @@
 work on it lane by lane.
 """
 
+import math
+
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -307,6 +309,17 @@ def smallest_normal(typingctx, x):
 
     def codegen(context, builder, sig, args):
         return ir.Constant(args[0].type, [tiny] * x.n)
+
+    return x(x), codegen
+
+
+@intrinsic
+def log_of_root(typingctx, x):
+    """The natural logarithm of the square root of `smallest_normal`, in every lane."""
+    logarithm = (-63 if x.dtype == types.float32 else -511) * math.log(2.0)
+
+    def codegen(context, builder, sig, args):
+        return ir.Constant(args[0].type, [logarithm] * x.n)
 
     return x(x), codegen
 

@@ -9,6 +9,9 @@ state. No checks: the caller validates.
 Each rule is an inline function of one vector, which returns the new parameters. Whole vectors come first, with the
 number of elements left a constant, so that only the tail is masked. `p * 0` is 0 but for infinities and NaN: its sum
 tells them.
+
+Arithmetic on subnormals is up to 100 times slower on some processors, and where a network is sure of its classes, or an
+input is rarely active, gradients and moments decay into them: what would be subnormal is taken as 0.
 """
 
 from numba import types
@@ -38,8 +41,20 @@ def _signature(T):
 
 @inline
 def _flush(moment):
-    """Zero for a subnormal: arithmetic on these is up to 100 times slower, and rarely active inputs decay into them."""
+    """Zero for a subnormal."""
     return where(absolute(moment) < smallest_normal(moment), splat(moment, 0), moment)
+
+
+@inline
+def _least(params, factor):
+    """The smallest number x >= 0 for which factor * x**2 is no subnormal."""
+    return sqrt(smallest_normal(splat(params, 0)) / factor)
+
+
+@inline
+def _large(x, least):
+    """x, or zero where its square would be a subnormal."""
+    return where(absolute(x) < least, splat(x, 0), x)
 
 
 @inline
@@ -92,10 +107,12 @@ def momentum(params, grads, state, state_stride, n_rows, n_columns, row, g_row, 
 
 
 @inline
-def _adagrad(params, grads, state, i, g_i, left, rate, eps):
+def _adagrad(params, grads, state, i, g_i, left, scalars):
+    rate, eps, least = scalars
     g = load_upto(grads, g_i, left)
-    v = fma(g, g, load_upto(state, i, left))
-    p = load_upto(params, i, left) - rate * g / (sqrt(v) + eps)
+    large = _large(g, least)
+    v = fma(large, large, load_upto(state, i, left))
+    p = fma(rate, g / (sqrt(v) + eps), load_upto(params, i, left))
     store_upto(state, i, v, left)
     store_upto(params, i, p, left)
     return p
@@ -104,23 +121,24 @@ def _adagrad(params, grads, state, i, g_i, left, rate, eps):
 @leaf(_signature)
 def adagrad(params, grads, state, state_stride, n_rows, n_columns, row, g_row, constants, coefficients):
     """v += grads**2; params -= learning_rate * grads / (sqrt(v) + eps)."""
-    rate, eps = splat(params, coefficients[0]), splat(params, constants[0])
+    scalars = splat(params, -coefficients[0]), splat(params, constants[0]), _least(params, splat(params, 1))
     bad, lanes = splat(params, 0), lanes_of(params)
     whole = n_columns - n_columns % lanes
     for r in range(n_rows):
         i, g_i = r * row, r * g_row
         for j in range(0, whole, lanes):
-            bad = fma(_adagrad(params, grads, state, i + j, g_i + j, lanes, rate, eps), 0, bad)
+            bad = fma(_adagrad(params, grads, state, i + j, g_i + j, lanes, scalars), 0, bad)
         if whole < n_columns:
-            bad = fma(_adagrad(params, grads, state, i + whole, g_i + whole, n_columns - whole, rate, eps), 0, bad)
+            bad = fma(_adagrad(params, grads, state, i + whole, g_i + whole, n_columns - whole, scalars), 0, bad)
     return any_lane(~is_finite(bad))
 
 
 @inline
 def _rmsprop(params, grads, state, means, buffers, i, g_i, left, scalars, has_momentum, centered):
-    rate, alpha, one_minus_alpha, eps, decay = scalars
+    rate, alpha, one_minus_alpha, eps, decay, least = scalars
     g = load_upto(grads, g_i, left)
-    v = _flush(fma(alpha, load_upto(state, i, left), one_minus_alpha * g * g))
+    large = _large(g, least)
+    v = _flush(fma(alpha, load_upto(state, i, left), one_minus_alpha * large * large))
     store_upto(state, i, v, left)
     variance = v
     if centered:
@@ -145,7 +163,7 @@ def rmsprop(params, grads, state, state_stride, n_rows, n_columns, row, g_row, c
     """
     rate, has_momentum, centered = splat(params, -coefficients[0]), constants[3] != 0.0, constants[4] != 0.0
     alpha, one_minus_alpha, eps = splat(params, constants[0]), splat(params, constants[1]), splat(params, constants[2])
-    scalars = rate, alpha, one_minus_alpha, eps, splat(params, constants[3])
+    scalars = rate, alpha, one_minus_alpha, eps, splat(params, constants[3]), _least(params, one_minus_alpha)
     means, buffers = offset(state, state_stride), offset(state, 2 * state_stride if centered else state_stride)
     bad, lanes = splat(params, 0), lanes_of(params)
     whole = n_columns - n_columns % lanes
@@ -164,11 +182,12 @@ def rmsprop(params, grads, state, state_stride, n_rows, n_columns, row, g_row, c
 
 @inline
 def _adam(params, grads, state, second, i, g_i, left, scalars):
-    rate, scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps = scalars
+    rate, scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, least = scalars
     g = load_upto(grads, g_i, left)
+    large = _large(g, least)
     m = _flush(fma(beta1, load_upto(state, i, left), one_minus_beta1 * g))
-    v = _flush(fma(beta2, load_upto(second, i, left), one_minus_beta2 * g * g))
-    p = load_upto(params, i, left) - rate * m / fma(sqrt(v), scale, eps)
+    v = _flush(fma(beta2, load_upto(second, i, left), one_minus_beta2 * large * large))
+    p = fma(rate, m / fma(sqrt(v), scale, eps), load_upto(params, i, left))
     store_upto(state, i, m, left)
     store_upto(second, i, v, left)
     store_upto(params, i, p, left)
@@ -182,10 +201,11 @@ def adam(params, grads, state, state_stride, n_rows, n_columns, row, g_row, cons
     params -= rate * m / (sqrt(v) * scale + eps), with coefficients (rate, scale) = (learning_rate / (1 - beta1**t),
     1 / sqrt(1 - beta2**t)).
     """
-    rate, scale = splat(params, coefficients[0]), splat(params, coefficients[1])
+    rate, scale = splat(params, -coefficients[0]), splat(params, coefficients[1])
     beta1, one_minus_beta1 = splat(params, constants[0]), splat(params, constants[1])
     beta2, one_minus_beta2 = splat(params, constants[2]), splat(params, constants[3])
-    scalars = rate, scale, beta1, one_minus_beta1, beta2, one_minus_beta2, splat(params, constants[4])
+    eps, least = splat(params, constants[4]), _least(params, one_minus_beta2)
+    scalars = rate, scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, least
     second = offset(state, state_stride)
     bad, lanes = splat(params, 0), lanes_of(params)
     whole = n_columns - n_columns % lanes

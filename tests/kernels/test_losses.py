@@ -193,3 +193,22 @@ def test_float32_code_holds_no_double_arithmetic(name):
     assert not re.search(
         r"(\b(fadd|fsub|fmul|fdiv|fneg|fcmp)\b.*\bdouble\b|@llvm\.\w+\.(v\d+)?f64)", LOSSES[name].leaf.llvm("float32")
     )
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", ["binary_cross_entropy", "cross_entropy"])
+def test_probabilities_too_small_to_count_leave_no_subnormals(name, dtype):
+    n_samples, n_out = 40, 4
+    limits = np.finfo(dtype)
+    output = np.linspace(0.0, 1.2 * np.log(limits.tiny), n_samples * n_out).reshape(n_samples, n_out).astype(dtype)
+    output[:, 0] = 0.0  # the largest of each sample, and the right class
+    targets = np.zeros_like(output)
+    targets[:, 0] = 1.0
+    d, total, n_right = run(name, output, targets, scale=1.0)
+
+    assert np.isfinite(total)
+    assert n_right == (n_samples if name == "cross_entropy" else output.size - n_samples)
+    small = np.abs(d[d != 0.0])
+    assert small.min() >= 0.2 * np.sqrt(limits.tiny)
+    assert small.min() < 1e6 * np.sqrt(limits.tiny)  # no larger ones are lost
+    assert (d == 0.0).sum() > n_samples

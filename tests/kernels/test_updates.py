@@ -183,3 +183,19 @@ def test_shrink_scales_the_rectangle_only(dtype, at_start):
         call(updates.shrink, dtype, rectangle.params, *rectangle.shape, rectangle.row, 0.99)
         np.testing.assert_array_equal(rectangle.params, expected)
         rectangle.assert_outside_is_untouched()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("leaf", "optimizer"), CASES, ids=NAMES)
+def test_update_squares_of_small_gradients_become_zero_not_subnormal(leaf, optimizer, dtype):
+    limits = np.finfo(dtype)
+    values = np.geomspace(limits.tiny * 1e3, np.sqrt(limits.tiny) * 1e6, 33).astype(dtype)
+    rectangle = Rectangle((1, values.size, values.size), optimizer, dtype)
+    rectangle.grads[rectangle.g_inside] = values
+    for step in range(3):
+        assert rectangle.update(leaf, step) == 0
+    assert np.isfinite(rectangle.params[rectangle.inside]).all()
+    moments = rectangle.state[np.tile(rectangle.inside, optimizer.n_moments)]
+    assert not ((moments != 0.0) & (np.abs(moments) < limits.tiny)).any()
+    if optimizer.n_moments:
+        assert (moments != 0.0).any()  # those of the larger gradients
