@@ -5,7 +5,7 @@ Every function takes llvmlite's builder first and appends instructions where it 
 
 from llvmlite import ir
 
-from fastbp.kernels.target import HAS_FMA, VECTOR_BYTES
+from fastbp.kernels.target import HAS_FMA, VECTOR_BYTES, cpu_family
 
 I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
@@ -62,6 +62,16 @@ def emit_store(builder, value, pointer, mask=None):
     else:
         name = f"llvm.masked.store.{llvm_suffix(value.type)}.p0"
         emit_call(builder, name, ir.VoidType(), value, pointer, I32(align), mask)
+
+
+def emit_opaque(builder, value):
+    """The same value, of which LLVM knows nothing: no instruction, only a barrier to its reasoning."""
+    register = "r"
+    if isinstance(value.type, ir.VectorType):
+        register = {"x86": "x", "arm64": "w"}.get(cpu_family())
+    if register is None:
+        return value
+    return builder.asm(ir.FunctionType(value.type, [value.type]), "", f"={register},0", [value], False)
 
 
 def emit_prefetch(builder, pointer):

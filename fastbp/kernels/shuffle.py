@@ -4,7 +4,7 @@ import numpy as np
 from numba import types
 
 from fastbp._jit import inline, leaf
-from fastbp.kernels.simd import any_lane, convert, floor, lane_numbers, lanes_of, splat, store, where
+from fastbp.kernels.simd import any_lane, convert, floor, lane_numbers, lanes_of, opaque, splat, store, where
 
 N_ROUNDS = 6
 
@@ -18,14 +18,20 @@ def _mix(x):
 
 
 @inline
-def _below(half, key, bound):
-    """A hash of the lanes of `half` < 2**32 under `key`, spread over 0..bound-1 by multiplication (Lemire 2019).
+def _times(x, y):
+    """x * y of numbers < 2**32, as LLVM is told by the masks: products of 64 bits take three instructions each.
 
-    Multiplications of 32-bit numbers only: those of 64 bits take three instructions each.
+    Opaque, or LLVM would drop the masks where the lower bits are all that is wanted.
     """
-    x = ((half ^ key) * 0x9E3779B1) & 0xFFFFFFFF
-    x = ((x ^ (x >> 15)) * 0x85EBCA77) & 0xFFFFFFFF
-    return (x * bound) >> 32  # the upper bits decide, which all lower ones have reached
+    return opaque((x & 0xFFFFFFFF) * (y & 0xFFFFFFFF))
+
+
+@inline
+def _below(half, key, bound):
+    """A hash of the lanes of `half` < 2**32 under `key`, spread over 0..bound-1 by multiplication (Lemire 2019)."""
+    x = _times(half ^ key, splat(half, 0x9E3779B1)) & 0xFFFFFFFF
+    x = _times(x ^ (x >> 15), splat(half, 0x85EBCA77))
+    return _times(x, bound) >> 32  # the upper bits decide, which all lower ones have reached
 
 
 @inline
@@ -65,12 +71,12 @@ def sample_order(rows, start, n, n_rows, shuffle, seed, epoch):
         position = lane_numbers(rows) + (start + i)
         position = where(position >= limit, splat(rows, 0), position)
         left = convert(floor(convert(position) / np.float64(b)))
-        left = where(left * n_right > position, left - 1, left)  # the quotient may have been rounded up
-        right = position - left * n_right
+        left = where(_times(left, n_right) > position, left - 1, left)  # the quotient may have been rounded up
+        right = position - _times(left, n_right)
         left, right = _permute(left, right, n_left, n_right, key)
-        outside = left * n_right + right >= limit
+        outside = _times(left, n_right) + right >= limit
         while any_lane(outside):
             next_left, next_right = _permute(left, right, n_left, n_right, key)
             left, right = where(outside, next_left, left), where(outside, next_right, right)
-            outside = left * n_right + right >= limit
-        store(rows, i, left * n_right + right)
+            outside = _times(left, n_right) + right >= limit
+        store(rows, i, _times(left, n_right) + right)

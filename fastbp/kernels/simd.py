@@ -18,6 +18,7 @@ from fastbp.kernels.emit import (
     emit_horner,
     emit_if_whole,
     emit_load,
+    emit_opaque,
     emit_reduction,
     emit_scale,
     emit_store,
@@ -438,3 +439,13 @@ def address_of(typingctx, pointer):
         return builder.ptrtoint(args[0], I64)
 
     return types.intp(pointer), codegen
+
+
+@intrinsic
+def opaque(typingctx, x):
+    """x itself, of which LLVM knows nothing."""
+
+    def codegen(context, builder, sig, args):
+        return emit_opaque(builder, args[0])
+
+    return x(x), codegen

@@ -16,6 +16,7 @@ from fastbp.kernels.emit import (
     emit_first,
     emit_fma,
     emit_load,
+    emit_opaque,
     emit_prefetch,
     emit_splat,
     emit_store,
@@ -64,10 +65,6 @@ class _Tile:
     def _rows_of(self, pointer, stride):
         return [self.builder.gep(pointer, [self.builder.mul(stride, I64(row))]) for row in range(self.n_rows)]
 
-    def _opaque(self, value):
-        """The same value, of which LLVM knows nothing: no instruction."""
-        return self.builder.asm(ir.FunctionType(value.type, [value.type]), "", "=r,0", [value], False)
-
     def _offsets_of_a(self):
         """Bytes from the first row of a to each, as shifts of few numbers.
 
@@ -80,7 +77,8 @@ class _Tile:
             power = (row & -row).bit_length() - 1 if row else 0
             factor = row >> power
             if factor not in odd:
-                odd[factor] = self._opaque(builder.mul(self.a_row, builder.mul(size, I64(factor)))) if row else I64(0)
+                n_bytes = builder.mul(self.a_row, builder.mul(size, I64(factor)))
+                odd[factor] = emit_opaque(builder, n_bytes) if row else I64(0)
             offsets.append(builder.shl(odd[factor], I64(power)))
         return offsets
 
@@ -167,7 +165,7 @@ class _Tile:
         ]
         next_k = builder.add(k, I64(1))
         b_next = builder.gep(b, [self.b_k])
-        a_next = self._opaque(builder.gep(a, [self.a_k]))
+        a_next = emit_opaque(builder, builder.gep(a, [self.a_k]))
         after = [next_k, a_next, builder.gep(last, [self.a_k]), b_next, *sums]
         for phi, value in zip(phis, after, strict=True):
             phi.add_incoming(value, inner)
