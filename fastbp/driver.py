@@ -185,21 +185,26 @@ class Driver:
         is_cut = status == kernel.STEP_LIMIT and self._position.n_steps < last_step
         return kernel.PAUSED if is_cut else status
 
-    def settle(self) -> None:
-        """Make the step whole: finish its update if that has begun, else go back to the step's beginning."""
+    def settle(self) -> int:
+        """Make the step whole: finish its update if that has begun, else go back to the step's beginning.
+
+        Returns the kernel's status, `kernel.PAUSED` if there was nothing to finish.
+        """
         cursor, super_block = self._position.cursor, self._workspace.super_block
         batch = min(self.schedule.batch_size, self.schedule.epoch_size - int(cursor[kernel.POSITION]))
         is_last = (int(cursor[kernel.SUPER_BLOCKS_DONE]) + 1) * super_block >= batch
         if is_last and cursor[kernel.PHASE] == kernel.PARAMETERS_PHASE and cursor[kernel.TASK] > 0:
-            step = self._position.n_steps
+            step, status = self._position.n_steps, kernel.PAUSED
 
             def finish_step() -> None:
+                nonlocal status
                 while self._position.n_steps == step:
-                    self._call(step + 1, NO_LIMIT, self._crew.size)
+                    status = self._call(step + 1, NO_LIMIT, self._crew.size)
 
             finish_despite_interrupts(finish_step)
-        else:
-            self._position.abandon_step()
+            return status
+        self._position.abandon_step()
+        return kernel.PAUSED
 
     def rates_of(self, steps: Array) -> Array:
         """Return the learning rates of steps that the last call has taken, or of the one before it."""

@@ -162,8 +162,11 @@ class Loop:
                     raise_if_failed(status, self._position)
                     self._history.stop_reason = self._reason(status)
                     self._show(progress)
-                self._driver.settle()
+                status = self._driver.settle()
                 self._collect()
+                raise_if_failed(status, self._position)
+                if status == kernel.STOPPED:  # by the step that a time limit had cut
+                    self._history.stop_reason = self._reason(status)
             except BaseException as error:
                 self._history.stop_reason = type(error).__name__
                 if self._best.restores:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fastbp import checks, schedules
 from fastbp.buffers import aligned_copy, aligned_rows, aligned_zeros
 from fastbp.driver import Position, Stepper, rule_of
@@ -88,7 +90,7 @@ class Trainer:
         seed: int | None = None,
     ) -> None:
         self._model = _checked_model(model)
-        self._rule = rule_of(_checked_optimizer(optimizer))
+        self._rule = rule_of(_checked_optimizer(optimizer, self._model.dtype))
         self._batch_size = None if batch_size is None else checks.positive_int(batch_size, "batch_size")
         self._shuffle = checks.flag(shuffle, "shuffle")
         self._drop_last = checks.flag(drop_last, "drop_last")
@@ -298,7 +300,10 @@ def _checked_model(model: object) -> MLP:
     return model
 
 
-def _checked_optimizer(optimizer: object) -> Optimizer:
+def _checked_optimizer(optimizer: object, dtype: np.dtype[Any]) -> Optimizer:
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be an optimizer such as fastbp.Adam(), got {optimizer!r}")
+    eps = getattr(optimizer, "eps", None)
+    if eps is not None and eps < np.finfo(dtype).tiny:
+        raise ValueError(f"eps must be at least {np.finfo(dtype).tiny:.2g} for a model of {dtype}, got {eps!r}")
     return optimizer

@@ -49,6 +49,8 @@ CASES = {
     "several super-blocks": Case((5, 9, 4), 2700, None, 6, "silu", optimizer=fastbp.Adagrad(0.05)),
     "several tiles": Case((40, 300, 150, 10), 500, 140, 9, "relu", optimizer=fastbp.AdamW(weight_decay=0.1)),
     "wide": Case((300, 600, 600, 10), 1400, 1300, 3, "relu"),
+    # Two workers have blocks of 128 samples and of one, more of them have 64, 64 and one.
+    "wide, one sample left": Case((8, 600, 400, 3), 129, 129, 3),
 }
 SMALL = ["tiny", "online", "several blocks"]
 

@@ -6,6 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastbp
+from fastbp import pacing
+from fastbp.kernels import training
+from fastbp.loop import Loop
 from problems import bits, regression, regressor, rows_of
 
 EPOCHS = 60
@@ -234,3 +237,28 @@ def test_time_limit_shorter_than_a_step_takes_one_step():
         history = trainer.fit(x, y, epochs=None, stop=fastbp.TimeLimit(1e-6))
         assert trainer.n_steps == n_fits
         assert history.stop_reason == "TimeLimit"
+
+
+@pytest.mark.parametrize(("rate", "stops"), [(1e38, "DivergenceError"), (0.0, "TargetLoss")])
+def test_time_limit_in_mid_update_does_not_hide_what_the_finished_step_says(rate, stops, monkeypatch):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((60, 40)), 1e3 * rng.standard_normal((60, 1))
+    model = fastbp.MLP([40, 300, 100, 1], dtype="float32", seed=0)  # several tiles
+    optimizer = fastbp.SGD(lambda step: rate if step == 1 else 1e-12)
+    trainer = fastbp.Trainer(model, optimizer=optimizer, batch_size=30, seed=0)
+
+    def seconds_left(loop):
+        cursor = loop._position.cursor
+        in_update = cursor[training.PHASE] == training.PARAMETERS_PHASE and cursor[training.TASK] > 0
+        return 0.0 if cursor[training.STEP] == 1 and in_update else 1e9
+
+    monkeypatch.setattr(Loop, "_seconds_left", seconds_left)
+    monkeypatch.setattr(pacing.Crew, "next_call", lambda crew, seconds_left: (1, 1))  # one task a call
+    rules = [fastbp.TimeLimit(1e9), fastbp.TargetLoss(1e30)]
+    if stops == "DivergenceError":
+        with pytest.raises(fastbp.DivergenceError, match="after step 1"):
+            trainer.fit(x, y, stop=rules)
+    else:
+        trainer.fit(x, y, stop=rules)
+    assert trainer.n_steps == 2
+    assert trainer.history.stop_reason == stops

@@ -789,3 +789,10 @@ def test_metric_cannot_write_to_the_validation_targets():
     with pytest.raises(ValueError, match="read-only"):
         fastbp.MLP([2, 1]).fit(x, y, epochs=1, validation_data=(x, y), metrics={"bad": lambda y, p: y.fill(7)})
     assert (y == 1).all()
+
+
+@pytest.mark.parametrize("optimizer", [fastbp.Adam(eps=1e-60), fastbp.RMSprop(eps=1e-60), fastbp.Adagrad(eps=1e-60)])
+def test_trainer_eps_that_vanishes_in_the_dtype_raises(optimizer):
+    with pytest.raises(ValueError, match=r"eps must be at least 1\.2e-38 for a model of float32, got 1e-60"):
+        fastbp.Trainer(fastbp.MLP([2, 1]), optimizer=optimizer)
+    fastbp.Trainer(fastbp.MLP([2, 1], dtype="float64"), optimizer=optimizer)

@@ -53,8 +53,8 @@ def sample_order(rows, start, n, n_rows, shuffle, seed, epoch):
 
     Without `shuffle`, row = position. Else a Feistel network on pairs below (a, b), a*b >= n_rows, keyed by (seed,
     epoch): a bijection. Pairs beyond n_rows (fewer than a of them) are walked on until they fall inside, which keeps it
-    one (Black and Rogaway 2002, cycle walking). No state, O(1) memory. n_rows < 2**53. `rows` has room for whole
-    vectors.
+    one (Black and Rogaway 2002, cycle walking). No state, O(1) memory. Of few rows, not all orders are equally
+    likely: the rounds mix too little there. n_rows < 2**53. `rows` has room for whole vectors.
     """
     lanes = lanes_of(rows)
     if shuffle == 0:
@@ -62,7 +62,7 @@ def sample_order(rows, start, n, n_rows, shuffle, seed, epoch):
             store(rows, i, lane_numbers(rows) + (start + i))
         return
     # Close to the square root, so that few pairs lie beyond n_rows; any b gives a*b >= n_rows by the division.
-    b = np.int64(np.sqrt(np.float64(n_rows)))
+    b = max(2, np.int64(np.sqrt(np.float64(n_rows))))
     a = (n_rows + b - 1) // b
     n_left, n_right, limit = splat(rows, a), splat(rows, b), splat(rows, n_rows)
     key = _mix(np.uint64(seed) + _mix(np.uint64(epoch) + np.uint64(0x9E3779B97F4A7C15)))

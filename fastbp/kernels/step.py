@@ -259,10 +259,14 @@ def _dense_forward_of_few(plan, layer, h, z, n):
 
 
 @inline
-def _dense_backward(plan, layer, dz, dh, n):
-    """dh = w @ dz for n samples in panels; each sum over the outputs goes in their order."""
+def _dense_backward(plan, layer, dz, dh, n, is_alone):
+    """dh = w @ dz for n samples in panels.
+
+    Each sum over the outputs goes in their order, or over the lanes first for a sample that `is_alone`: that must not
+    depend on how a step is cut into blocks.
+    """
     size, panel, n_in, n_out, w = plan[ITEMSIZE], plan[PANEL], layer[N_IN], layer[N_OUT], layer[W]
-    if n == 1:
+    if is_alone:
         call(plan[MULTIPLY_COLUMN], (w, dz, dh, n_in, n_out))
     elif _is_packed(plan, layer, n):
         call(plan[BACKWARD_PACKED], (address_of(plan), address_of(layer), dz, dh, n))
@@ -328,7 +332,7 @@ def backward_block(plan, start, n):
         else:  # rows of the last, narrower group are as long as the group is wide
             call(plan[SCATTER], (d, n_out, n, layer[DZ], start, panel * super_block, panel, n_out % panel))
         if index > 0:
-            _dense_backward(plan, layer, d, d_other, n)
+            _dense_backward(plan, layer, d, d_other, n, start == 0 and n == 1)
             d, d_other = d_other, d
 
 
