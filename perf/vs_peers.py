@@ -43,8 +43,8 @@ def choose_settings(counts: list[int]) -> list[timing.Setting]:
 
 
 def ratios_of(record: dict[str, Any], threads: int) -> dict[str, float]:
-    """Return column: time per step over fastbp's with that many threads; PyTorch may choose its own number."""
-    measured = [timing.timed(record, count) for count in (threads, None)]
+    """Return column: time per step over fastbp's with that many threads; beside several, PyTorch may choose its own."""
+    measured = [timing.timed(record, count) for count in ((threads, None) if threads > 1 else (1,))]
     columns = {}
     for column, rivals in COLUMNS.items():
         found = [rivals_of[rival]["ratio"] for rivals_of in measured for rival in rivals if rival in rivals_of]
