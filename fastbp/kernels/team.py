@@ -20,7 +20,7 @@ JOINED, N_WORKERS, NEXT_INDEX, ARRIVALS, LEFT, ABORT = range(0, 96, 16)
 SYNC_SIZE = 96
 
 _CLOSED = 1 << 32  # added to JOINED: whoever reads at least this came too late
-_JOIN_SPINS = 5_000  # worker 0's patience: some 200 microseconds
+_JOIN_SPINS = 25_000  # worker 0's patience: about a millisecond, as long as a virtual core may take to wake up
 _LEAVE_SPINS = 1_000_000  # a helper's patience: some tens of milliseconds
 _YIELD_AFTER = 1_000  # spins before the core is offered to others
 
