@@ -23,7 +23,6 @@ PROGRAM = """
 import time
 import numpy as np
 import fastbp
-import fastbp.loop
 
 rng = np.random.default_rng(0)
 model = fastbp.MLP({sizes}, output="softmax", seed=0)
