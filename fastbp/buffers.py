@@ -1,23 +1,48 @@
-"""Arrays that start on a cache line: a vector that straddles two lines costs two accesses."""
+"""Arrays that start on a cache line: a vector that straddles two lines costs two accesses.
+
+Large ones lie in huge pages where the system grants them (Linux): a kernel that walks over some megabytes otherwise
+needs more page translations than the processor keeps at hand.
+"""
 
 from __future__ import annotations
 
+import mmap
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ALIGNMENT", "aligned_copy", "aligned_rows", "aligned_zeros"]
+__all__ = ["ALIGNMENT", "aligned_bytes", "aligned_copy", "aligned_rows", "aligned_zeros"]
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
+_HUGE_PAGE = 1 << 21  # bytes
 
 
 def aligned_zeros(n: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Return n zeros, contiguous; a view, so that nobody can resize them under a kernel."""
     dtype = np.dtype(dtype)
-    memory = np.zeros(n * dtype.itemsize + ALIGNMENT, np.uint8)
+    return aligned_bytes(n * dtype.itemsize).view(dtype)
+
+
+def aligned_bytes(n: int) -> npt.NDArray[np.uint8]:
+    """Return n bytes, all 0."""
+    if n >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # then NumPy may try, and raises MemoryError if it must
+            return _huge_pages(n)
+    memory = np.zeros(n + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + n * dtype.itemsize].view(dtype)
+    return memory[start : start + n]
+
+
+def _huge_pages(n: int) -> npt.NDArray[np.uint8]:
+    """Return n bytes from the start of a huge page on; what is mapped beside them is never touched."""
+    mapping = mmap.mmap(-1, n + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory = np.frombuffer(mapping, np.uint8)
+    start = -memory.ctypes.data % _HUGE_PAGE
+    # Whole pages only: one more would hold up to 2 MB for nothing.
+    mapping.madvise(mmap.MADV_HUGEPAGE, start, n // _HUGE_PAGE * _HUGE_PAGE)
+    return memory[start : start + n]
 
 
 def aligned_copy(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

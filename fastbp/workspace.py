@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastbp.buffers import ALIGNMENT
+from fastbp.buffers import ALIGNMENT, aligned_bytes
 from fastbp.kernels import gather, gemm, shuffle, step
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
@@ -23,15 +23,18 @@ if TYPE_CHECKING:
     from fastbp.layout import Layout
 
 _SUPER_BLOCK = 1024  # samples whose activations are kept for the gradient: bounds the workspace whatever the batch
-_LOSS_UNIT = 64  # samples of one sum of losses, and of a task of small layers: activations stay in the nearest cache
+_LOSS_UNIT = 64  # samples of one sum of losses, and of a task: activations stay in the nearest caches
+_SMALL_BLOCK = 128  # samples of a task of small networks, which sums a gradient too
 _WIDE_BLOCK = 512  # samples of a task at most where layers are packed: one packing serves them all
 _PACK_ABOVE = 1 << 17  # weights of a layer; smaller ones are read fast enough as they lie
-# Cache blocks of a product: terms of a sum, rows (whole tiles) and columns. A panel of 256 terms takes 32 KB, in any
-# dtype; few first-level caches are larger.
-_K_BLOCK, _M_BLOCK, _C_BLOCK = 256, 12 * TILE_ROWS, 128
+# Cache blocks of a product: terms of a sum, and rows (whole tiles). A panel of 256 terms takes 32 KB, in any dtype; few
+# first-level caches are larger.
+_K_BLOCK, _M_BLOCK = 256, 12 * TILE_ROWS
+# Of a gradient that is updated at once: columns, long pieces of memory, and elements.
+_C_BLOCK, _RECTANGLE = 512, 4 * TILE_ROWS * 512
 _NARROW = 4  # outputs; wider ones fill the lanes of the register tile well enough
 _TASK_COST, _ELEMENT_COST = 10_000, 16  # multiply-adds that fit into the overhead of a task, and into an update
-_SMALL_NETWORK = 1 << 14  # parameters up to which one tile holds the whole network
+_SMALL_NETWORK = 1 << 14  # parameters up to which each block has a gradient of its own
 
 
 class Architecture(NamedTuple):
@@ -62,15 +65,14 @@ class _Arena:
 
     def allocate(self) -> int:
         """Allocate all pieces; return the address of offset 0, aligned."""
-        self.memory = np.empty(self._end + ALIGNMENT, np.uint8)
-        return -(-self.memory.ctypes.data // ALIGNMENT) * ALIGNMENT
+        self.memory = aligned_bytes(self._end)
+        return self.memory.ctypes.data
 
     def gaps(self) -> npt.NDArray[np.bool_]:
         """Return the mask of the bytes of `memory` that belong to no piece."""
-        shift = -self.memory.ctypes.data % ALIGNMENT
         mask = np.ones(self.memory.size, bool)
         for start, stop in self._pieces:
-            mask[shift + start : shift + stop] = False
+            mask[start:stop] = False
         return mask
 
 
@@ -124,6 +126,7 @@ class Workspace:
         sizes = self._sizes(n_samples, trains, n_workers)
         self.block, self.super_block = sizes["block"], sizes["super_block"]
         kept = self._reserve_activations(trains)
+        block_gradients = self._reserve_block_gradients(sizes["gradient_row"]) if trains else 0
         scratch = [self._reserve_scratch(trains, with_loss) for _ in range(n_workers)]
         base = self._arena.allocate()
         self._layers = self._layer_table(base, kept, params, grads, with_loss)
@@ -136,6 +139,7 @@ class Workspace:
                 **sizes,
                 **self._leaves(update, shrink, trains, with_loss),
                 **{name: base + offset for name, offset in offsets.items()},
+                block_gradients=base + block_gradients,
                 n_tiles=self._tiles.shape[0],
                 layers=self._layers.ctypes.data,
                 tiles=self._tiles.ctypes.data,
@@ -157,7 +161,7 @@ class Workspace:
         layout, dtype = self._architecture.layout, self._architecture.dtype
         panel = panel_width(dtype)
         whole_panels = -(-n_samples // panel) * panel
-        block = min(_LOSS_UNIT, whole_panels)
+        block = min(_SMALL_BLOCK if _is_small(layout) else _LOSS_UNIT, whole_panels)
         if _is_wide(layout):  # as much as each worker gets, within bounds
             share = -(-n_samples // (n_workers * _LOSS_UNIT)) * _LOSS_UNIT
             block = min(max(share, block), _WIDE_BLOCK, -(-whole_panels // _LOSS_UNIT) * _LOSS_UNIT)
@@ -167,6 +171,7 @@ class Workspace:
             "panel": panel,
             "block": block,
             "loss_unit": _LOSS_UNIT,
+            "gradient_row": -(-layout.n_params // panel) * panel,
             "super_block": min(_SUPER_BLOCK, -(-whole_panels // block) * block) if trains else block,
             "k_block": _K_BLOCK,
             "m_block": _M_BLOCK,
@@ -188,6 +193,11 @@ class Workspace:
             kept.append((h, z, self._arena.reserve(n_bytes) if trains else 0))
         return kept
 
+    def _reserve_block_gradients(self, row: int) -> int:
+        """Lay out a gradient per block of a super-block, where the network is small; return their offset."""
+        n_blocks = self.super_block // self.block if _is_small(self._architecture.layout) else 0
+        return self._arena.reserve(n_blocks * row * self._architecture.dtype.itemsize)
+
     def _reserve_scratch(self, trains: bool, with_loss: bool) -> dict[str, int]:
         """Lay out one worker's scratch buffers; return their offsets, named as in `Plan`."""
         reserve, dtype, block = self._arena.reserve, self._architecture.dtype, self.block
@@ -200,7 +210,7 @@ class Workspace:
             "row_addresses": reserve(panel * 8),
             "cast": reserve(panel * max(widths[0], widths[-1]) * itemsize),
             "packed": reserve(max(_K_BLOCK, _M_BLOCK) * _packed_row(dtype) * itemsize),
-            "gradient": reserve(_M_BLOCK * _C_BLOCK * itemsize if trains else 0),
+            "gradient": reserve(_RECTANGLE * itemsize if trains else 0),
         }
 
     def _layer_table(
@@ -240,7 +250,8 @@ class Workspace:
         """Return the fields of `Plan` that are leaves."""
         loss = LOSSES[self._architecture.loss].leaf if with_loss else None
         layout = self._architecture.layout
-        parameters = step.parameters_of_layers if _is_small(layout) else step.parameters_of_rows
+        is_small = _is_small(layout)
+        parameters = step.parameters_of_layers if is_small else step.parameters_of_rows
         leaves = {
             "multiply": gemm.multiply_panel,
             "pack_rows": gemm.pack_rows,
@@ -249,6 +260,7 @@ class Workspace:
             "narrow_gradient": gemm.narrow_gradient,
             "gather": gather.gather_rows,
             "labels": gather.gather_labels,
+            "add_rows": gemm.add_rows if trains and is_small else None,
             "scatter": gather.scatter_rows,
             "split": gather.split_features,
             "order": shuffle.sample_order,
@@ -259,6 +271,7 @@ class Workspace:
             "forward_block": step.forward_block,
             "loss_block": step.loss_block if with_loss else None,
             "backward_block": step.backward_block if trains else None,
+            "gradient_block": step.gradient_block if trains and is_small else None,
             "parameters": parameters if trains else None,
             "forward_packed": step.dense_forward_packed if _is_wide(layout) else None,
             "backward_packed": step.dense_backward_packed if _is_wide(layout) and trains else None,
@@ -268,32 +281,38 @@ class Workspace:
     def costs(self, n_samples: int) -> tuple[int, int]:
         """Return rough costs of a block and of a tile of a step, in multiply-adds, for `Schedule`."""
         layout = self._architecture.layout
-        block_cost = _samples_cost(layout, min(self.block, n_samples)) + _TASK_COST
-        tile_cost = _parameters_cost(layout, min(self.super_block, n_samples)) // self.n_tiles + _TASK_COST
-        return block_cost, tile_cost
+        in_block, in_super_block = min(self.block, n_samples), min(self.super_block, n_samples)
+        block_cost, tiles_cost = _samples_cost(layout, in_block), _ELEMENT_COST * layout.n_params
+        if _is_small(layout):
+            block_cost += _gradient_cost(layout, in_block)
+        else:
+            tiles_cost += _gradient_cost(layout, in_super_block)
+        return block_cost + _TASK_COST, tiles_cost // self.n_tiles + _TASK_COST
 
 
 def step_cost(architecture: Architecture, n_samples: int) -> int:
     """Return the rough cost of a whole step, in multiply-adds."""
     layout = architecture.layout
-    return _samples_cost(layout, n_samples) + _parameters_cost(layout, n_samples) + 2 * _TASK_COST
+    per_sample = _samples_cost(layout, n_samples) + _gradient_cost(layout, n_samples)
+    return per_sample + _ELEMENT_COST * layout.n_params + 2 * _TASK_COST
 
 
 def _samples_cost(layout: Layout, n_samples: int) -> int:
     return n_samples * (2 * _n_weights(layout) + _ELEMENT_COST * sum(layout.sizes))
 
 
-def _parameters_cost(layout: Layout, n_samples: int) -> int:
-    return n_samples * _n_weights(layout) + _ELEMENT_COST * layout.n_params
+def _gradient_cost(layout: Layout, n_samples: int) -> int:
+    return n_samples * _n_weights(layout)
 
 
 def _n_weights(layout: Layout) -> int:
     return sum(n_in * n_out for n_in, n_out in pairwise(layout.sizes))
 
 
-def _row_blocks(n_rows: int) -> list[tuple[int, int]]:
-    """Cut rows into blocks (first, number) of at most `_M_BLOCK`, as equal as whole tiles allow."""
-    n_blocks = -(-n_rows // _M_BLOCK)
+def _row_blocks(n_rows: int, n_columns: int) -> list[tuple[int, int]]:
+    """Cut rows into blocks (first, number), as equal as whole tiles allow, whose rectangles fit into the scratch."""
+    most = min(_RECTANGLE // min(n_columns, _C_BLOCK), _M_BLOCK)
+    n_blocks = -(-n_rows // (most // TILE_ROWS * TILE_ROWS))
     n_tiles = -(-n_rows // TILE_ROWS)
     starts = [number * n_tiles // n_blocks * TILE_ROWS for number in range(n_blocks)]
     return [(start, stop - start) for start, stop in zip(starts, [*starts[1:], n_rows], strict=True)]
@@ -315,10 +334,10 @@ def _packed_row(dtype: np.dtype[Any]) -> int:
 def _tile_table(layout: Layout) -> npt.NDArray[np.int64]:
     """Cut the parameters into tasks: a row per tile, as `Tile`. The cut changes no result."""
     if _is_small(layout):
-        return np.array([Tile(0, layout.n_layers, 0, 0)], np.int64)
+        return np.zeros((1, len(Tile._fields)), np.int64)  # one task for all of them
     tiles = [
-        Tile(layer, layer + 1, row, n_rows)
-        for layer, n_in in enumerate(layout.sizes[:-1])
-        for row, n_rows in _row_blocks(n_in + 1)
+        Tile(layer, row, n_rows)
+        for layer, (n_in, n_out) in enumerate(pairwise(layout.sizes))
+        for row, n_rows in _row_blocks(n_in + 1, n_out)
     ]
     return np.array(tiles, np.int64)

@@ -184,6 +184,8 @@ def movements(dtype: str) -> Iterator[Case]:
     yield Case("copy", gather.copy, (panels, out, panels.size), panels.size, 2 * size * panels.size)
     arguments = (panels, n_features, n, n_features, out, n_features)
     yield Case("pack_rows", gemm.pack_rows, arguments, panels.size, 2 * size * panels.size)
+    arguments = out, n_features, n, panels, n_features
+    yield Case("add_rows", gemm.add_rows, arguments, n * n_features, size * n * n_features)
     yield Case("sample_order, shuffled", shuffle.sample_order, (rows, 0, n, 60_000, 1, 7, 3), n, 8 * n)
 
 

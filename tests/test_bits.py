@@ -45,7 +45,7 @@ class Case:
 CASES = {
     "tiny": Case((3, 5, 4), 60, 7, 40),
     "online": Case((3, 9, 1), 40, 1, 60, "gelu", "identity", optimizer=fastbp.SGD(0.005, momentum=0.9)),
-    "several blocks": Case((7, 33, 20, 3), 700, 300, 12, "relu", optimizer=fastbp.RMSprop(centered=True, momentum=0.5)),
+    "several blocks": Case((7, 33, 20, 3), 700, 400, 12, "relu", optimizer=fastbp.RMSprop(centered=True, momentum=0.5)),
     "several super-blocks": Case((5, 9, 4), 2700, None, 6, "silu", optimizer=fastbp.Adagrad(0.05)),
     "several tiles": Case((40, 300, 150, 10), 500, 140, 9, "relu", optimizer=fastbp.AdamW(weight_decay=0.1)),
     "wide": Case((300, 600, 600, 10), 1400, 1300, 3, "relu"),

@@ -1,4 +1,4 @@
-"""Leaves of the matrix product: one panel of it, and the copy of a block of its left operand."""
+"""Leaves of the matrix product: one panel of it, the copy of a block of its left operand, the sum of several."""
 
 from numba import types
 
@@ -57,6 +57,16 @@ def pack_rows(a, a_row, n_rows, n_columns, packed, packed_row):
     for row in range(n_rows):
         for column in range(0, n_columns, lanes):
             store(packed, row * packed_row + column, load_upto(a, row * a_row + column, n_columns - column))
+
+
+@leaf(lambda T: types.void(types.CPointer(T), types.intp, types.intp, types.CPointer(T), types.intp))
+def add_rows(rows, row, n_rows, out, n):
+    """out += each of n_rows rows of n elements, `row` apart, one after the other. No checks: the caller validates."""
+    for i in range(0, n, lanes_of(out)):
+        total = load_upto(out, i, n - i)
+        for r in range(n_rows):
+            total += load_upto(rows, r * row + i, n - i)
+        store_upto(out, i, total, n - i)
 
 
 @leaf(lambda T: types.void(types.CPointer(T), types.CPointer(T), types.CPointer(T), types.CPointer(T), types.intp,

@@ -40,18 +40,14 @@ _LAYER_SIZE = len(Layer._fields)
 
 
 class Tile(NamedTuple):
-    """A row of the table of tiles: `n_rows` rows of one layer's w, of which row n_in is b.
+    """A row of the table of tiles: `n_rows` rows of one layer's w, of which row n_in is b."""
 
-    Or, if n_rows is 0, all of the layers first_layer..last_layer-1.
-    """
-
-    first_layer: int
-    last_layer: int
+    layer: int
     first_row: int
     n_rows: int
 
 
-FIRST_LAYER, LAST_LAYER, FIRST_ROW, N_ROWS = range(len(Tile._fields))
+LAYER, FIRST_ROW, N_ROWS = range(len(Tile._fields))
 _TILE_SIZE = len(Tile._fields)
 
 
@@ -60,7 +56,8 @@ class Plan(NamedTuple):
 
     n_layers, n_tiles; layers, tiles : addresses of their tables. itemsize : bytes. panel : width of the register tile.
     block : samples of a task; super_block : samples that the buffers hold; loss_unit : samples whose losses are one
-    sum. k_block, m_block, c_block : cache blocks of a product, in terms of a sum, rows and columns. pack_above :
+    sum. block_gradients : of small networks, the gradients of a super-block's blocks, gradient_row elements apart.
+    k_block, m_block, c_block : cache blocks of a product, in terms of a sum, rows and columns. pack_above :
     weights of a layer above which w is packed, in rows of packed_row elements. narrow : most outputs of a layer whose
     gradient is summed over lanes of samples; few : most samples whose products run with the lanes over outputs.
 
@@ -80,6 +77,8 @@ class Plan(NamedTuple):
     block: int
     super_block: int
     loss_unit: int
+    block_gradients: int
+    gradient_row: int
     k_block: int
     m_block: int
     c_block: int
@@ -94,6 +93,7 @@ class Plan(NamedTuple):
     narrow_gradient: int
     gather: int
     labels: int
+    add_rows: int
     scatter: int
     split: int
     order: int
@@ -104,6 +104,7 @@ class Plan(NamedTuple):
     forward_block: int
     loss_block: int
     backward_block: int
+    gradient_block: int
     parameters: int
     forward_packed: int
     backward_packed: int
@@ -119,11 +120,11 @@ class Plan(NamedTuple):
     ones: int
 
 
-(N_LAYERS, N_TILES, LAYERS, TILES, ITEMSIZE, PANEL, BLOCK, SUPER_BLOCK, LOSS_UNIT, K_BLOCK, M_BLOCK, C_BLOCK,
- PACK_ABOVE, PACKED_ROW, NARROW, FEW, MULTIPLY, PACK_ROWS, MULTIPLY_ROW, MULTIPLY_COLUMN,
- NARROW_GRADIENT, GATHER, LABELS, SCATTER, SPLIT, ORDER, COPY, LOSS, UPDATE, SHRINK, FORWARD_BLOCK, LOSS_BLOCK,
- BACKWARD_BLOCK, PARAMETERS, FORWARD_PACKED, BACKWARD_PACKED, D, D_OTHER, TARGETS, ROWS, ROW_ADDRESSES, CAST, PACKED,
- GRADIENT, ZEROS, ONES) = range(len(Plan._fields))  # fmt: skip
+(N_LAYERS, N_TILES, LAYERS, TILES, ITEMSIZE, PANEL, BLOCK, SUPER_BLOCK, LOSS_UNIT, BLOCK_GRADIENTS, GRADIENT_ROW,
+ K_BLOCK, M_BLOCK, C_BLOCK, PACK_ABOVE, PACKED_ROW, NARROW, FEW, MULTIPLY, PACK_ROWS, MULTIPLY_ROW, MULTIPLY_COLUMN,
+ NARROW_GRADIENT, GATHER, LABELS, ADD_ROWS, SCATTER, SPLIT, ORDER, COPY, LOSS, UPDATE, SHRINK, FORWARD_BLOCK,
+ LOSS_BLOCK, BACKWARD_BLOCK, GRADIENT_BLOCK, PARAMETERS, FORWARD_PACKED, BACKWARD_PACKED, D, D_OTHER, TARGETS, ROWS,
+ ROW_ADDRESSES, CAST, PACKED, GRADIENT, ZEROS, ONES) = range(len(Plan._fields))  # fmt: skip
 PLAN_SIZE = len(Plan._fields)
 
 
@@ -337,28 +338,29 @@ def backward_block(plan, start, n):
 
 
 @inline
-def _gradient(plan, layer, first_row, n_rows, first_column, n_columns, n, g, g_row, accumulate):
-    """g = a rectangle of dw = h_in @ dz.T over n samples, rows `g_row` apart; added to what is there if `accumulate`.
+def _gradient(plan, layer, first_row, n_rows, first_column, n_columns, start, n, g, g_row, accumulate):
+    """g = a rectangle of dw = h_in @ dz.T over n samples from `start` on, or added to what is there.
 
-    Row n_in of dw is db.
+    Rows of g are `g_row` apart. Row n_in of dw is db.
     """
     size, panel, super_block = plan[ITEMSIZE], plan[PANEL], plan[SUPER_BLOCK]
     n_in, n_out, h, dz = layer[N_IN], layer[N_OUT], layer[H_IN], layer[DZ]
     if n_out <= plan[NARROW]:
         for j in range(n_out):
-            call(plan[NARROW_GRADIENT], (h, n_in, first_row, n_rows, dz + j * super_block * size, n, g + j * size,
-                                         g_row, accumulate))  # fmt: skip
+            call(plan[NARROW_GRADIENT], (h + start * n_in * size, n_in, first_row, n_rows,
+                                         dz + (j * super_block + start) * size, n, g + j * size, g_row,
+                                         accumulate))  # fmt: skip
         return
     ones = plan[ONES] if first_row + n_rows > n_in else 0
-    s = 0
-    while s < n:
+    s, stop = start, start + n
+    while s < stop:
         # As many whole panels as a cache block has, or the narrow one at the end.
-        n_panels = min((n - s) // panel, plan[K_BLOCK] // panel)
-        n_s, width, n_outer = (n_panels * panel, panel, n_panels) if n_panels > 0 else (n - s, n - s, 1)
+        n_panels = min((stop - s) // panel, plan[K_BLOCK] // panel)
+        n_s, width, n_outer = (n_panels * panel, panel, n_panels) if n_panels > 0 else (stop - s, stop - s, 1)
         for j in range(first_column, first_column + n_columns, panel):
             group = min(panel, n_out - j)
             out = g + (j - first_column) * size
-            init, init_row = (out, g_row) if accumulate != 0 or s > 0 else (plan[ZEROS], 0)
+            init, init_row = (out, g_row) if accumulate != 0 or s > start else (plan[ZEROS], 0)
             call(plan[MULTIPLY], (n_rows, group, h + (s * n_in + first_row * width) * size, width, 1, panel * n_in,
                                   ones, dz + (j * super_block + s * group) * size, group, out, g_row, init, init_row,
                                   0, width, n_outer))  # fmt: skip
@@ -383,21 +385,37 @@ def _shrink(plan, optimizer, coefficients, layer, first_row, n_rows, first_colum
         call(plan[SHRINK], (start, n_decayed, n_columns, layer[N_OUT], factor))
 
 
+@leaf(lambda T: types.void(_TABLE, types.intp, types.intp, types.intp))
+def gradient_block(plan, start, n, super_blocks_done):
+    """The gradient of a small network over one block of samples, whose activations are still in this core's caches.
+
+    The first block of a step writes the step's own buffer, any other one its row of `block_gradients`.
+    """
+    first, into = layer_of(plan, 0), layer_of(plan, 0)[DW]
+    if start > 0 or super_blocks_done > 0:
+        into = plan[BLOCK_GRADIENTS] + start // plan[BLOCK] * plan[GRADIENT_ROW] * plan[ITEMSIZE]
+    for index in range(plan[N_LAYERS]):
+        layer = layer_of(plan, index)
+        g, n_out = into + layer[DW] - first[DW], layer[N_OUT]
+        _gradient(plan, layer, 0, layer[N_IN] + 1, 0, n_out, start, n, g, n_out, 0)
+
+
 @leaf(lambda T: types.intp(_TABLE, _TABLE, types.intp, types.intp, types.intp, types.intp, types.intp))
 def parameters_of_layers(plan, optimizer, coefficients, index, n, accumulate, updates):
-    """Gradient and update of a tile of whole small layers, which lie one behind the other. As `parameters_of_rows`."""
-    tile, n_params = tile_of(plan, index), 0
-    first = layer_of(plan, tile[FIRST_LAYER])
-    for number in range(tile[FIRST_LAYER], tile[LAST_LAYER]):
+    """Sum of the blocks' gradients, and update, of all layers of a small network. As `parameters_of_rows`."""
+    size, row = plan[ITEMSIZE], plan[GRADIENT_ROW]
+    first, last = layer_of(plan, 0), layer_of(plan, plan[N_LAYERS] - 1)
+    n_params = (last[W] - first[W]) // size + (last[N_IN] + 1) * last[N_OUT]
+    n_blocks, n_own = (n - 1) // plan[BLOCK] + 1, 0 if accumulate != 0 else 1
+    if n_blocks > n_own:
+        rows = plan[BLOCK_GRADIENTS] + n_own * row * size
+        call(plan[ADD_ROWS], (rows, row, n_blocks - n_own, first[DW], n_params))
+    if updates == 0:
+        return 0
+    for number in range(plan[N_LAYERS]):
         layer = layer_of(plan, number)
-        n_in, n_out = layer[N_IN], layer[N_OUT]
-        _gradient(plan, layer, 0, n_in + 1, 0, n_out, n, layer[DW], n_out, accumulate)
-        if updates != 0:
-            _shrink(plan, optimizer, coefficients, layer, 0, n_in + 1, 0, n_out)
-        n_params += (n_in + 1) * n_out
-    if updates != 0:
-        return _update(plan, optimizer, coefficients, first[W], 1, n_params, n_params, first[DW], n_params)
-    return 0
+        _shrink(plan, optimizer, coefficients, layer, 0, layer[N_IN] + 1, 0, layer[N_OUT])
+    return _update(plan, optimizer, coefficients, first[W], 1, n_params, n_params, first[DW], n_params)
 
 
 @leaf(lambda T: types.intp(_TABLE, _TABLE, types.intp, types.intp, types.intp, types.intp, types.intp))
@@ -409,13 +427,13 @@ def parameters_of_rows(plan, optimizer, coefficients, index, n, accumulate, upda
     finite.
     """
     tile, size, c_block = tile_of(plan, index), plan[ITEMSIZE], plan[C_BLOCK]
-    layer, first_row, n_rows, n_bad = layer_of(plan, tile[FIRST_LAYER]), tile[FIRST_ROW], tile[N_ROWS], 0
+    layer, first_row, n_rows, n_bad = layer_of(plan, tile[LAYER]), tile[FIRST_ROW], tile[N_ROWS], 0
     n_out = layer[N_OUT]
     for column in range(0, n_out, c_block):
         n_columns = min(c_block, n_out - column)
         here = (first_row * n_out + column) * size
         g, g_row = (layer[DW] + here, n_out) if accumulate != 0 or updates == 0 else (plan[GRADIENT], n_columns)
-        _gradient(plan, layer, first_row, n_rows, column, n_columns, n, g, g_row, accumulate)
+        _gradient(plan, layer, first_row, n_rows, column, n_columns, 0, n, g, g_row, accumulate)
         if updates != 0:
             _shrink(plan, optimizer, coefficients, layer, first_row, n_rows, column, n_columns)
             n_bad += _update(plan, optimizer, coefficients, layer[W] + here, n_rows, n_columns, n_out, g, g_row)

@@ -12,6 +12,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastbp._jit import inline
+from fastbp.kernels.calls import cycle_counter
 from fastbp.kernels.emit import I32, emit_call
 from fastbp.kernels.target import cpu_family
 
@@ -20,7 +21,8 @@ JOINED, N_WORKERS, NEXT_INDEX, ARRIVALS, LEFT, ABORT = range(0, 96, 16)
 SYNC_SIZE = 96
 
 _CLOSED = 1 << 32  # added to JOINED: whoever reads at least this came too late
-_JOIN_SPINS = 25_000  # worker 0's patience: about a millisecond, as long as a virtual core may take to wake up
+_JOIN_SPINS = 25_000  # worker 0's patience in a short call: some tenths of a millisecond
+_LONG_JOIN_SPINS = 1_000_000  # where the cycle counter is slow, or stands still
 _LEAVE_SPINS = 1_000_000  # a helper's patience: some tens of milliseconds
 _YIELD_AFTER = 1_000  # spins before the core is offered to others
 
@@ -80,10 +82,12 @@ def _relax(spins):
 
 
 @inline
-def _open(sync, n_wanted):
+def _open(sync, n_wanted, patience):
     """Worker 0: wait a moment for helpers and close the door. Returns the size of the team."""
-    spins = 0
-    while _atomic_load(sync, JOINED) < n_wanted - 1 and spins < _JOIN_SPINS:
+    spins, start = 0, cycle_counter()
+    while _atomic_load(sync, JOINED) < n_wanted - 1:
+        if spins >= _JOIN_SPINS and (spins >= _LONG_JOIN_SPINS or cycle_counter() - start >= patience):
+            break
         _relax(spins)
         spins += 1
     n_workers = _atomic_add(sync, JOINED, _CLOSED) + 1
@@ -108,12 +112,15 @@ def _join(sync):
 
 
 @inline
-def enter(sync, is_helper, n_wanted):
-    """Become part of the team of a call. Returns (index, number of workers); index -1 means: go, without a trace."""
+def enter(sync, is_helper, n_wanted, patience):
+    """Become part of the team of a call. Returns (index, number of workers); index -1 means: go, without a trace.
+
+    patience : cycles that worker 0 waits for helpers: a virtual core may take a millisecond to wake up.
+    """
     if n_wanted == 1:
         return 0, 1
     if is_helper == 0:
-        return 0, _open(sync, n_wanted)
+        return 0, _open(sync, n_wanted, patience)
     worker = _join(sync)
     return worker, _atomic_load(sync, N_WORKERS)
 

@@ -7,7 +7,7 @@ where the order of the sums matters.
 import numpy as np
 import pytest
 
-from fastbp.kernels.gemm import multiply_column, multiply_panel, narrow_gradient, pack_rows
+from fastbp.kernels.gemm import add_rows, multiply_column, multiply_panel, narrow_gradient, pack_rows
 from fastbp.kernels.target import lanes
 from fastbp.kernels.tile import panel_width
 from guards import guarded, needs_guard_pages
@@ -231,3 +231,19 @@ def test_narrow_gradient_any_size_equals_numpy(at_start, dtype):
                         call(narrow_gradient, dtype, *operands, g, g_row, accumulate)
                         np.testing.assert_array_equal(g[::g_row], times * expected[first : first + n_rows])
                     assert (outside(g, 1, g_row) == CANARY).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("at_start", [False, True])
+def test_add_rows_any_size_adds_in_the_order_of_the_rows(at_start, dtype):
+    rng = np.random.default_rng(9)
+    for n in SIZES:
+        for n_rows in (1, 2, 5):
+            rows = np.full((n_rows, n + 3), np.nan, dtype)
+            rows[:, :n] = rng.normal(size=(n_rows, n))
+            out = guarded(rng.normal(size=n).astype(dtype), at_start)
+            expected = out.copy()
+            for row in rows:
+                expected += row[:n]
+            call(add_rows, dtype, guarded(rows.ravel()[: (n_rows - 1) * (n + 3) + n], at_start), n + 3, n_rows, out, n)
+            np.testing.assert_array_equal(out, expected)

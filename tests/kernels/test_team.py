@@ -22,7 +22,7 @@ def _work(sync, is_helper, n_wanted, values, sums, n_rounds):
     Returns the worker's index, -1 for a helper without a part.
     """
     meeting = int64_at(sync)
-    worker, n_workers = team.enter(meeting, is_helper, n_wanted)
+    worker, n_workers = team.enter(meeting, is_helper, n_wanted, 0)
     if worker < 0:
         return worker
     n_meetings = 0
