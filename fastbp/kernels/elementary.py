@@ -55,18 +55,21 @@ _SQRT_HALF_BITS = by_dtype(0x3F3504F3, 0x3FE6A09E667F3BCD)
 _EXP_MAX = by_dtype(89.0, 710.0)
 _EXP_MIN = by_dtype(-104.0, -746.0)
 _EXPM1_MIN = by_dtype(-18.0, -38.0)
-_TWICE_TANH_MAX = by_dtype(20.0, 40.0)
+_TANH_MAX = by_dtype(10.0, 20.0)
 _ERF_MAX = by_dtype(4.0, 6.0)
 
 # (expm1(r) - r) / r**2 for abs(r) <= log(2)/2.
-_expm1_factor = polynomial(
-    float32=(0.5, 0.16666531562805176, 0.04166616499423981, 0.00836804136633873, 0.0013973928289487958),
-    float64=(
+_EXPM1_FACTOR = (
+    (0.5, 0.16666531562805176, 0.04166616499423981, 0.00836804136633873, 0.0013973928289487958),
+    (
         0.5, 0.16666666666666677, 0.041666666666666685, 0.008333333333321126, 0.0013888888888863285,
         0.0001984126988793604, 2.4801587392056082e-05, 2.755724196889971e-06, 2.755719522630679e-07,
         2.5109936961170733e-08, 2.0945253698198447e-09,
     ),
 )  # fmt: skip
+_expm1_factor = polynomial(*_EXPM1_FACTOR)
+# (expm1(2 * r) / 2 - r) / r**2 for abs(r) <= log(2)/4.
+_expm1_of_twice_factor = polynomial(*([c * 2.0 ** (i + 1) for i, c in enumerate(part)] for part in _EXPM1_FACTOR))
 # (log1p(f) - f) / f**2 for sqrt(1/2) <= 1 + f <= sqrt(2).
 _log1p_factor = polynomial(
     float32=(
@@ -150,8 +153,16 @@ def expm1(x):
 
 @inline
 def tanh(x):
-    """Hyperbolic tangent, h / (1 + h) with h = expm1(2 * abs(x)) / 2; exactly 1 from where it rounds to 1."""
-    half = _half_expm1(minimum(_TWICE_TANH_MAX(x), absolute(x) * 2.0))
+    """Hyperbolic tangent, h / (1 + h) with h = expm1(2 * abs(x)) / 2; exactly 1 from where it rounds to 1.
+
+    A reduction of 2 * abs(x) in one step is enough: its error grows with n, but 1 + h does with 2**n.
+    """
+    size = minimum(_TANH_MAX(x), absolute(x))
+    shift = _SHIFT(x) + 1.0
+    shifted = fma(size, 2.0 * _LOG2_E, shift)
+    power = bitcast(bitcast(shifted) << _MANTISSA_BITS(x))
+    r = fma(shifted - shift, -0.5 * _LN2, size)
+    half = fma(fma(r * r, _expm1_of_twice_factor(r), r), power, fma(power, 0.5, -0.5))
     return copysign(half / (half + 1.0), x)
 
 
