@@ -47,7 +47,7 @@ class Architecture(NamedTuple):
 
 
 class _Arena:
-    """One allocation handed out in aligned pieces, each followed by room for one more vector."""
+    """One allocation handed out in aligned pieces, each followed by room for a pair of vectors more."""
 
     def __init__(self) -> None:
         self._pieces: list[tuple[int, int]] = []
@@ -55,9 +55,9 @@ class _Arena:
         self.memory: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
 
     def reserve(self, n_bytes: int) -> int:
-        """Return the offset of a new piece; its kernels may write up to one vector beyond `n_bytes`."""
+        """Return the offset of a new piece; its kernels may write up to a pair of vectors beyond `n_bytes`."""
         start = self._end
-        stop = start + n_bytes + ALIGNMENT
+        stop = start + n_bytes + 2 * ALIGNMENT
         self._pieces.append((start, stop))
         # A gap behind each piece, which nothing may touch: the tests look.
         self._end = -(-stop // ALIGNMENT) * ALIGNMENT + ALIGNMENT

@@ -1,9 +1,9 @@
 """Activations: a pair of leaves per name, in place on pre-activations and on derivatives.
 
-Forward: h = f(h). Buffers are padded to whole vectors, so element-wise leaves go through the n_features * n_samples
-elements a vector at a time, whatever their layout, and may change the padding.
+Forward: h = f(h). Buffers are padded to whole pairs of vectors, so element-wise leaves go through the n_features *
+n_samples elements a pair at a time, whatever their layout, and may change the padding.
 
-Backward: d *= f'(z), where z is the pre-activation and h = f(z), n elements rounded up to whole vectors. Most
+Backward: d *= f'(z), where z is the pre-activation and h = f(z), n elements rounded up to whole pairs. Most
 derivatives follow from h alone: unless `keeps_z`, the caller may pass h for z. At a kink the derivative is the one from
 the left, as PyTorch's. No checks: the caller validates.
 """
@@ -15,7 +15,17 @@ from numba import types
 from fastbp._jit import Leaf, leaf
 from fastbp.kernels import elementary
 from fastbp.kernels.elementary import erf, exp, expm1
-from fastbp.kernels.simd import fma, lanes_of, load, load_pair, maximum, offset, splat, store, store_pair, where
+from fastbp.kernels.simd import (
+    fma,
+    load_first_pair,
+    load_pair,
+    maximum,
+    offset,
+    splat,
+    store_first_pair,
+    store_pair,
+    where,
+)
 from fastbp.kernels.tile import panel_of
 
 _LEAKY_SLOPE = 0.01
@@ -48,143 +58,143 @@ def _backward(T):
 @leaf(_forward)
 def sigmoid_forward(h, n_features, n_samples):
     """h = 1 / (1 + exp(-h))."""
-    for i in range(0, n_features * n_samples, lanes_of(h)):
-        store(h, i, elementary.sigmoid(load(h, i)))
+    for i in range(0, n_features * n_samples, panel_of(h)):
+        store_pair(h, i, elementary.sigmoid(load_pair(h, i)))
 
 
 @leaf(_backward)
 def sigmoid_backward(d, z, h, n):
     """d *= h * (1 - h)."""
-    for i in range(0, n, lanes_of(d)):
-        h_i = load(h, i)
-        store(d, i, load(d, i) * h_i * (1.0 - h_i))
+    for i in range(0, n, panel_of(d)):
+        h_i = load_pair(h, i)
+        store_pair(d, i, load_pair(d, i) * h_i * (1.0 - h_i))
 
 
 @leaf(_forward)
 def tanh_forward(h, n_features, n_samples):
     """h = tanh(h)."""
-    for i in range(0, n_features * n_samples, lanes_of(h)):
-        store(h, i, elementary.tanh(load(h, i)))
+    for i in range(0, n_features * n_samples, panel_of(h)):
+        store_pair(h, i, elementary.tanh(load_pair(h, i)))
 
 
 @leaf(_backward)
 def tanh_backward(d, z, h, n):
     """d *= 1 - h**2."""
-    for i in range(0, n, lanes_of(d)):
-        h_i = load(h, i)
-        store(d, i, load(d, i) * fma(-h_i, h_i, 1.0))
+    for i in range(0, n, panel_of(d)):
+        h_i = load_pair(h, i)
+        store_pair(d, i, load_pair(d, i) * fma(-h_i, h_i, 1.0))
 
 
 @leaf(_forward)
 def relu_forward(h, n_features, n_samples):
     """h = max(h, 0); NaN stays NaN."""
-    for i in range(0, n_features * n_samples, lanes_of(h)):
-        store(h, i, maximum(0.0, load(h, i)))
+    for i in range(0, n_features * n_samples, panel_of(h)):
+        store_pair(h, i, maximum(0.0, load_pair(h, i)))
 
 
 @leaf(_backward)
 def relu_backward(d, z, h, n):
     """d = d where h > 0, else 0."""
-    for i in range(0, n, lanes_of(d)):
-        store(d, i, where(load(h, i) > 0.0, load(d, i), 0.0))
+    for i in range(0, n, panel_of(d)):
+        store_pair(d, i, where(load_pair(h, i) > 0.0, load_pair(d, i), 0.0))
 
 
 @leaf(_forward)
 def leaky_relu_forward(h, n_features, n_samples):
     """h = h where positive, else 0.01 * h."""
-    for i in range(0, n_features * n_samples, lanes_of(h)):
-        z = load(h, i)
-        store(h, i, where(z > 0.0, z, _LEAKY_SLOPE * z))
+    for i in range(0, n_features * n_samples, panel_of(h)):
+        z = load_pair(h, i)
+        store_pair(h, i, where(z > 0.0, z, _LEAKY_SLOPE * z))
 
 
 @leaf(_backward)
 def leaky_relu_backward(d, z, h, n):
     """d *= 1 where h > 0, else 0.01."""
-    for i in range(0, n, lanes_of(d)):
-        d_i = load(d, i)
-        store(d, i, where(load(h, i) > 0.0, d_i, _LEAKY_SLOPE * d_i))
+    for i in range(0, n, panel_of(d)):
+        d_i = load_pair(d, i)
+        store_pair(d, i, where(load_pair(h, i) > 0.0, d_i, _LEAKY_SLOPE * d_i))
 
 
 @leaf(_forward)
 def elu_forward(h, n_features, n_samples):
     """h = h where positive, else exp(h) - 1."""
-    for i in range(0, n_features * n_samples, lanes_of(h)):
-        z = load(h, i)
-        store(h, i, where(z > 0.0, z, expm1(z)))
+    for i in range(0, n_features * n_samples, panel_of(h)):
+        z = load_pair(h, i)
+        store_pair(h, i, where(z > 0.0, z, expm1(z)))
 
 
 @leaf(_backward)
 def elu_backward(d, z, h, n):
     """d *= 1 where h > 0, else h + 1, which is exp(z)."""
-    for i in range(0, n, lanes_of(d)):
-        d_i, h_i = load(d, i), load(h, i)
-        store(d, i, where(h_i > 0.0, d_i, fma(d_i, h_i, d_i)))
+    for i in range(0, n, panel_of(d)):
+        d_i, h_i = load_pair(d, i), load_pair(h, i)
+        store_pair(d, i, where(h_i > 0.0, d_i, fma(d_i, h_i, d_i)))
 
 
 @leaf(_forward)
 def selu_forward(h, n_features, n_samples):
     """h = scale * h where positive, else scale * alpha * (exp(h) - 1)."""
-    for i in range(0, n_features * n_samples, lanes_of(h)):
-        z = load(h, i)
-        store(h, i, where(z > 0.0, _SELU_SCALE * z, _SELU_SCALE_ALPHA * expm1(z)))
+    for i in range(0, n_features * n_samples, panel_of(h)):
+        z = load_pair(h, i)
+        store_pair(h, i, where(z > 0.0, _SELU_SCALE * z, _SELU_SCALE_ALPHA * expm1(z)))
 
 
 @leaf(_backward)
 def selu_backward(d, z, h, n):
     """d *= scale where h > 0, else h + scale * alpha."""
-    for i in range(0, n, lanes_of(d)):
-        h_i = load(h, i)
-        store(d, i, load(d, i) * where(h_i > 0.0, _SELU_SCALE, h_i + _SELU_SCALE_ALPHA))
+    for i in range(0, n, panel_of(d)):
+        h_i = load_pair(h, i)
+        store_pair(d, i, load_pair(d, i) * where(h_i > 0.0, _SELU_SCALE, h_i + _SELU_SCALE_ALPHA))
 
 
 @leaf(_forward)
 def gelu_forward(h, n_features, n_samples):
     """h = h * Phi(h), with the standard normal distribution function Phi."""
-    for i in range(0, n_features * n_samples, lanes_of(h)):
-        z = load(h, i)
+    for i in range(0, n_features * n_samples, panel_of(h)):
+        z = load_pair(h, i)
         half = 0.5 * z
-        store(h, i, fma(half, erf(_SQRT_HALF * z), half))
+        store_pair(h, i, fma(half, erf(_SQRT_HALF * z), half))
 
 
 @leaf(_backward)
 def gelu_backward(d, z, h, n):
     """d *= Phi(z) + z * phi(z), with the standard normal density phi."""
-    for i in range(0, n, lanes_of(d)):
-        z_i = load(z, i)
+    for i in range(0, n, panel_of(d)):
+        z_i = load_pair(z, i)
         distribution = fma(erf(_SQRT_HALF * z_i), 0.5, 0.5)
         density = _SQRT_HALF_OVER_PI * exp(-0.5 * z_i * z_i)
-        store(d, i, load(d, i) * fma(z_i, density, distribution))
+        store_pair(d, i, load_pair(d, i) * fma(z_i, density, distribution))
 
 
 @leaf(_forward)
 def silu_forward(h, n_features, n_samples):
     """h = h * sigmoid(h)."""
-    for i in range(0, n_features * n_samples, lanes_of(h)):
-        z = load(h, i)
-        store(h, i, z * elementary.sigmoid(z))
+    for i in range(0, n_features * n_samples, panel_of(h)):
+        z = load_pair(h, i)
+        store_pair(h, i, z * elementary.sigmoid(z))
 
 
 @leaf(_backward)
 def silu_backward(d, z, h, n):
     """d *= s * (1 + z * (1 - s)) with s = sigmoid(z)."""
-    for i in range(0, n, lanes_of(d)):
-        z_i = load(z, i)
+    for i in range(0, n, panel_of(d)):
+        z_i = load_pair(z, i)
         s = elementary.sigmoid(z_i)
-        store(d, i, load(d, i) * s * fma(z_i, 1.0 - s, 1.0))
+        store_pair(d, i, load_pair(d, i) * s * fma(z_i, 1.0 - s, 1.0))
 
 
 @leaf(_forward)
 def softplus_forward(h, n_features, n_samples):
     """h = log(1 + exp(h))."""
-    for i in range(0, n_features * n_samples, lanes_of(h)):
-        store(h, i, elementary.softplus(load(h, i)))
+    for i in range(0, n_features * n_samples, panel_of(h)):
+        store_pair(h, i, elementary.softplus(load_pair(h, i)))
 
 
 @leaf(_backward)
 def softplus_backward(d, z, h, n):
     """d *= 1 - exp(-h), which is sigmoid(z)."""
-    for i in range(0, n, lanes_of(d)):
-        store(d, i, load(d, i) * -expm1(-load(h, i)))
+    for i in range(0, n, panel_of(d)):
+        store_pair(d, i, load_pair(d, i) * -expm1(-load_pair(h, i)))
 
 
 @leaf(_forward)
@@ -196,16 +206,16 @@ def softmax_forward(h, n_features, n_samples):
     """
     for start in range(0, n_samples, panel_of(h)):
         panel, width = offset(h, start * n_features), min(panel_of(h), n_samples - start)
-        largest = load_pair(panel, 0, width)
+        largest = load_first_pair(panel, 0, width)
         for i in range(width, n_features * width, width):
-            largest = maximum(largest, load_pair(panel, i, width))
+            largest = maximum(largest, load_first_pair(panel, i, width))
         total = splat(largest, 0.0)
         for i in range(0, n_features * width, width):
-            power = exp(load_pair(panel, i, width) - largest)
-            store_pair(panel, i, power, width)
+            power = exp(load_first_pair(panel, i, width) - largest)
+            store_first_pair(panel, i, power, width)
             total += power
         for i in range(0, n_features * width, width):
-            store_pair(panel, i, load_pair(panel, i, width) / total, width)
+            store_first_pair(panel, i, load_first_pair(panel, i, width) / total, width)
 
 
 ACTIVATIONS = {

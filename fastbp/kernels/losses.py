@@ -21,14 +21,14 @@ from fastbp.kernels.simd import (
     fma,
     lanes_of,
     load,
-    load_pair,
+    load_first_pair,
     log_of_root,
     maximum,
     minimum,
     offset,
     splat,
     store,
-    store_pair,
+    store_first_pair,
     sum_lanes,
     where,
 )
@@ -140,24 +140,26 @@ def binary_cross_entropy(output, targets, d, n_out, n_samples, scale, sums):
 @inline
 def _cross_entropy_of_panel(output, targets, d, n_out, width, scale):
     """Loss of each sample of a panel, and 1 where its answer is right, else 0; writes d."""
-    largest, t_there = load_pair(output, 0, width), load_pair(targets, 0, width)
+    largest, t_there = load_first_pair(output, 0, width), load_first_pair(targets, 0, width)
     t_largest = t_there
     for i in range(width, n_out * width, width):
-        z, t = load_pair(output, i, width), load_pair(targets, i, width)
+        z, t = load_first_pair(output, i, width), load_first_pair(targets, i, width)
         t_there = where(z > largest, t, t_there)
         t_largest = maximum(t_largest, t)
         largest = maximum(largest, z)
     total = t_total = product = splat(largest, 0.0)
     for i in range(0, n_out * width, width):
-        z, t = load_pair(output, i, width) - largest, load_pair(targets, i, width)
+        z, t = load_first_pair(output, i, width) - largest, load_first_pair(targets, i, width)
         power = _exp(z)
-        store_pair(d, i, power, width)
+        store_first_pair(d, i, power, width)
         total += power
         t_total += t
         product += where(t == 0.0, 0.0, t * z)  # 0 * -inf is 0 here
     factor = scale * t_total / total
     for i in range(0, n_out * width, width):
-        store_pair(d, i, fma(load_pair(d, i, width), factor, -scale * load_pair(targets, i, width)), width)
+        store_first_pair(
+            d, i, fma(load_first_pair(d, i, width), factor, -scale * load_first_pair(targets, i, width)), width
+        )
     # log(sum(exp(z))) without the largest output, which `product` lacks as well; total >= 1 then.
     return log1p(total - 1.0) * t_total - product, where(t_there == t_largest, splat(total, 1.0), 0.0)
 
@@ -169,7 +171,7 @@ def cross_entropy(output, targets, d, n_out, n_samples, scale, sums):
     t : probabilities, or one-hot. sums[1] = number of samples whose (first) largest output is where a target is
     largest. Three passes over each panel, which stays in the L1 cache.
     """
-    total = n_right = splat(load_pair(output, 0, 0), 0.0)
+    total = n_right = splat(load_first_pair(output, 0, 0), 0.0)
     for start in range(0, n_samples, panel_of(output)):
         width, first = min(panel_of(output), n_samples - start), start * n_out
         loss, right = _cross_entropy_of_panel(

@@ -121,8 +121,33 @@ def _pair(pointer):
 
 
 @intrinsic
-def load_pair(typingctx, pointer, index, n_left):
-    """As `load_first`, of a vector of twice the length: two chains of instructions side by side hide their latency."""
+def load_pair(typingctx, pointer, index):
+    """As `load`, of a vector of twice the length: two chains of instructions side by side hide their latency."""
+    pair = _pair(pointer)
+
+    def codegen(context, builder, sig, args):
+        vector_type = context.get_value_type(pair)
+        return emit_load(builder, emit_vector_pointer(builder, *args, vector_type), vector_type)
+
+    return pair(pointer, types.intp), codegen
+
+
+@intrinsic
+def store_pair(typingctx, pointer, index, value):
+    """As `store`, of a vector of twice the length."""
+    pair = _pair(pointer)
+
+    def codegen(context, builder, sig, args):
+        pointer, index, value = args
+        emit_store(builder, value, emit_vector_pointer(builder, pointer, index, value.type))
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.intp, pair), codegen
+
+
+@intrinsic
+def load_first_pair(typingctx, pointer, index, n_left):
+    """As `load_first`, of a vector of twice the length."""
     pair = _pair(pointer)
 
     def codegen(context, builder, sig, args):
@@ -134,7 +159,7 @@ def load_pair(typingctx, pointer, index, n_left):
 
 
 @intrinsic
-def store_pair(typingctx, pointer, index, value, n_left):
+def store_first_pair(typingctx, pointer, index, value, n_left):
     """As `store_first`, of a vector of twice the length."""
     pair = _pair(pointer)
 

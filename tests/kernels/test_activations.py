@@ -7,7 +7,6 @@ import pytest
 
 import reference
 from fastbp.kernels.activations import ACTIVATIONS
-from fastbp.kernels.target import lanes
 from fastbp.kernels.tile import panel_width
 from guards import guarded, needs_guard_pages
 from leaves import call, panels_of
@@ -29,8 +28,8 @@ LIMITS = {
 
 
 def padded(values, at_start=False):
-    """Values followed by NaN up to a whole vector, beside a guard page."""
-    padding = -values.size % lanes(values.dtype)
+    """Values followed by NaN up to a whole pair of vectors, beside a guard page."""
+    padding = -values.size % panel_width(values.dtype)
     return guarded(np.concatenate([values, np.full(padding, np.nan, values.dtype)]), at_start)
 
 
