@@ -13,6 +13,7 @@ from fastbp.kernels.emit import (
     I8,
     I32,
     I64,
+    emit_concatenate,
     emit_first,
     emit_fma,
     emit_load,
@@ -47,6 +48,30 @@ def panel_of(typingctx, pointer):
     return types.intp(pointer), codegen
 
 
+def _emit_row_offsets(builder, pointer, stride, n_rows):
+    """Bytes from the first of some rows, `stride` elements apart, to each, as shifts of few numbers.
+
+    Then base + offset * 2**n is an address that a load takes as it is. Left to itself, LLVM computes the addresses from
+    each other, with an addition for each row, or keeps more of them than there are registers.
+    """
+    odd, offsets = {}, []
+    size = I64(size_of(pointer.type.pointee))
+    for row in range(n_rows):
+        power = (row & -row).bit_length() - 1 if row else 0
+        factor = row >> power
+        if factor not in odd:
+            n_bytes = builder.mul(stride, builder.mul(size, I64(factor)))
+            odd[factor] = emit_opaque(builder, n_bytes) if row else I64(0)
+        offsets.append(builder.shl(odd[factor], I64(power)))
+    return offsets
+
+
+def _emit_advance(builder, pointer, n_bytes):
+    """The pointer so many bytes further on."""
+    data = builder.bitcast(pointer, I8.as_pointer())
+    return builder.bitcast(builder.gep(data, [n_bytes]), pointer.type)
+
+
 class _Tile:
     """Emits c[rows, n_left] = init + a[rows, k] @ b[k, n_left] for one number of rows and one shape of the edge."""
 
@@ -65,27 +90,8 @@ class _Tile:
     def _rows_of(self, pointer, stride):
         return [self.builder.gep(pointer, [self.builder.mul(stride, I64(row))]) for row in range(self.n_rows)]
 
-    def _offsets_of_a(self):
-        """Bytes from the first row of a to each, as shifts of few numbers.
-
-        Then base + offset * 2**n is an address that a load takes as it is. Left to itself, LLVM computes the addresses
-        from each other, with an addition for each row and k, or keeps more of them than there are registers.
-        """
-        builder, odd, offsets = self.builder, {}, []
-        size = I64(size_of(self.a.type.pointee))
-        for row in range(self.n_rows):
-            power = (row & -row).bit_length() - 1 if row else 0
-            factor = row >> power
-            if factor not in odd:
-                n_bytes = builder.mul(self.a_row, builder.mul(size, I64(factor)))
-                odd[factor] = emit_opaque(builder, n_bytes) if row else I64(0)
-            offsets.append(builder.shl(odd[factor], I64(power)))
-        return offsets
-
     def _rows_of_a(self, a, last):
-        data = self.builder.bitcast(a, I8.as_pointer())
-        rows = [self.builder.bitcast(self.builder.gep(data, [offset]), a.type) for offset in self.a_offsets]
-        return [*rows[:-1], last]
+        return [*(_emit_advance(self.builder, a, offset) for offset in self.a_offsets[:-1]), last]
 
     def _pointer(self, row_pointer, v):
         element = self.builder.gep(row_pointer, [I64(v * self.lanes)])
@@ -103,7 +109,7 @@ class _Tile:
         return phis
 
     def emit(self):
-        self.a_offsets = self._offsets_of_a()
+        self.a_offsets = _emit_row_offsets(self.builder, self.a, self.a_row, self.n_rows)
         accumulators = self._outer_loop(self._initial())
         rows = self._rows_of(self.c, self.c_row)
         for (row, v), value in zip(self.cells, accumulators, strict=True):
@@ -212,50 +218,63 @@ def tile(typingctx, n_rows, n_left, a, a_row, a_k, a_outer, last, last_outer, b,
     return sig, codegen
 
 
-def _emit_transpose(builder, row_pointers, dst, dst_row, n_rows, n_cols):
-    """Butterfly transpose of the square at `row_pointers`; n_rows and n_cols, where given, cut it to an edge."""
-    element, n = dst.type.pointee, len(row_pointers)
-    vector = ir.VectorType(element, n)
+def _emit_swaps(builder, rows, first_width, last_width):
+    """Swap the off-diagonal blocks of growing width among the vectors `rows`, in place."""
+    n, width = rows[0].type.count, first_width
 
     def shuffle(x, y, order):
         return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, n), order))
 
-    def vector_at(pointer):
-        return builder.bitcast(pointer, vector.as_pointer())
-
-    is_edge = n_rows is not None
-    column_mask, row_mask = (emit_first(builder, count, n) if is_edge else None for count in (n_cols, n_rows))
-    rows = [emit_load(builder, vector_at(pointer), vector, column_mask) for pointer in row_pointers]
-    width = 1
-    while width < n:  # swap the off-diagonal blocks of growing width
-        swapped = [None] * n
-        for i in range(n):
+    while width <= last_width:
+        for i in range(len(rows)):
             if not i & width:
                 x, y = rows[i], rows[i | width]
-                swapped[i] = shuffle(x, y, [j if not j & width else n + (j ^ width) for j in range(n)])
-                swapped[i | width] = shuffle(x, y, [j | width if not j & width else n + j for j in range(n)])
-        rows, width = swapped, 2 * width
-    end = builder.append_basic_block("end") if is_edge else None
+                rows[i] = shuffle(x, y, [j if not j & width else n + (j ^ width) for j in range(n)])
+                rows[i | width] = shuffle(x, y, [j | width if not j & width else n + j for j in range(n)])
+        width *= 2
+
+
+def _emit_transpose(builder, row_pointers, dst, dst_row):
+    """Transpose the square at `row_pointers`."""
+    n = len(row_pointers)
+    vector = ir.VectorType(dst.type.pointee, n)
+    rows = [emit_load(builder, builder.bitcast(pointer, vector.as_pointer()), vector) for pointer in row_pointers]
+    _emit_swaps(builder, rows, 1, n // 2)
+    for row in rows:
+        emit_store(builder, row, builder.bitcast(dst, vector.as_pointer()))
+        dst = emit_opaque(builder, builder.gep(dst, [dst_row]))
+
+
+def _emit_transpose_edge(builder, row_pointers, dst, dst_row, n_rows, n_cols):
+    """The same of n_rows rows and n_cols columns; what is beyond them is neither read nor written."""
+    n = len(row_pointers)
+    vector = ir.VectorType(dst.type.pointee, n)
+    column_mask, row_mask = (emit_first(builder, count, n) for count in (n_cols, n_rows))
+    rows = [
+        emit_load(builder, builder.bitcast(pointer, vector.as_pointer()), vector, column_mask)
+        for pointer in row_pointers
+    ]
+    _emit_swaps(builder, rows, 1, n // 2)
+    end = builder.append_basic_block("end")
     for j in range(n):
-        if is_edge:
-            block = builder.append_basic_block("column")
-            builder.cbranch(builder.icmp_signed("<", I64(j), n_cols), block, end)
-            builder.position_at_end(block)
-        emit_store(builder, rows[j], vector_at(builder.gep(dst, [builder.mul(dst_row, I64(j))])), row_mask)
-    if is_edge:
-        builder.branch(end)
-        builder.position_at_end(end)
+        block = builder.append_basic_block("column")
+        builder.cbranch(builder.icmp_signed("<", I64(j), n_cols), block, end)
+        builder.position_at_end(block)
+        pointer = builder.gep(dst, [builder.mul(dst_row, I64(j))])
+        emit_store(builder, rows[j], builder.bitcast(pointer, vector.as_pointer()), row_mask)
+    builder.branch(end)
+    builder.position_at_end(end)
 
 
-def _emit_transpose_cases(builder, pointer_of_row, dst, dst_row, n_rows, n_cols, n):
-    """The unmasked transpose of a full square, else the masked one, which reads row 0 for the rows beyond n_rows."""
+def _emit_transpose_cases(builder, rows, pointer_of_row, dst, dst_row, n_rows, n_cols, n):
+    """The transpose of the full square `rows()`, else the masked one, which reads row 0 for the rows beyond n_rows."""
     full = builder.and_(builder.icmp_signed(">=", n_rows, I64(n)), builder.icmp_signed(">=", n_cols, I64(n)))
     with builder.if_else(full) as (then, otherwise):
         with then:
-            _emit_transpose(builder, [pointer_of_row(I64(i)) for i in range(n)], dst, dst_row, None, None)
+            _emit_transpose(builder, rows(), dst, dst_row)
         with otherwise:
             inside = [builder.select(builder.icmp_signed("<", I64(i), n_rows), I64(i), I64(0)) for i in range(n)]
-            _emit_transpose(builder, [pointer_of_row(i) for i in inside], dst, dst_row, n_rows, n_cols)
+            _emit_transpose_edge(builder, [pointer_of_row(i) for i in inside], dst, dst_row, n_rows, n_cols)
 
 
 @intrinsic
@@ -266,10 +285,16 @@ def transpose_square(typingctx, src, src_row, dst, dst_row, n_rows, n_cols):
     def codegen(context, builder, sig, args):
         src_pointer, src_row, dst, dst_row, n_rows, n_cols = args
 
+        n = lanes(src.dtype)
+
         def pointer_of_row(i):
             return builder.gep(src_pointer, [builder.mul(src_row, i)])
 
-        _emit_transpose_cases(builder, pointer_of_row, dst, dst_row, n_rows, n_cols, lanes(src.dtype))
+        def rows():
+            offsets = _emit_row_offsets(builder, src_pointer, src_row, n)
+            return [_emit_advance(builder, src_pointer, offset) for offset in offsets]
+
+        _emit_transpose_cases(builder, rows, pointer_of_row, dst, dst_row, n_rows, n_cols, n)
         return context.get_dummy_value()
 
     return sig, codegen
@@ -287,7 +312,12 @@ def transpose_rows(typingctx, addresses, column, dst, dst_row, n_rows, n_cols):
             address = builder.load(builder.gep(addresses, [i]))
             return builder.gep(builder.inttoptr(address, dst.type), [column])
 
-        _emit_transpose_cases(builder, pointer_of_row, dst, dst_row, n_rows, n_cols, lanes(sig.args[2].dtype))
+        n = lanes(sig.args[2].dtype)
+
+        def rows():
+            return [pointer_of_row(I64(i)) for i in range(n)]
+
+        _emit_transpose_cases(builder, rows, pointer_of_row, dst, dst_row, n_rows, n_cols, n)
         return context.get_dummy_value()
 
     return sig, codegen
