@@ -13,7 +13,6 @@ from fastbp.kernels.emit import (
     I8,
     I32,
     I64,
-    emit_concatenate,
     emit_first,
     emit_fma,
     emit_load,
