@@ -27,9 +27,9 @@ _LOSS_UNIT = 64  # samples of one sum of losses, and of a task: activations stay
 _SMALL_BLOCK = 128  # samples of a task of small networks, which sums a gradient too
 _WIDE_BLOCK = 512  # samples of a task at most where layers are packed: one packing serves them all
 _PACK_ABOVE = 1 << 17  # weights of a layer; smaller ones are read fast enough as they lie
-# Cache blocks of a product: terms of a sum, and rows (whole tiles). A panel of 256 terms takes 32 KB, in any dtype; few
-# first-level caches are larger.
-_K_BLOCK, _M_BLOCK = 256, 12 * TILE_ROWS
+# Cache blocks of a product: terms of a sum, and rows (whole tiles). A panel of 128 terms takes 16 KB, in any dtype, and
+# leaves room in the first-level cache for what else a tile reads.
+_K_BLOCK, _M_BLOCK = 128, 22 * TILE_ROWS
 # Of a gradient that is updated at once: columns, long pieces of memory, and elements.
 _C_BLOCK, _RECTANGLE = 512, 4 * TILE_ROWS * 512
 _NARROW = 4  # outputs; wider ones fill the lanes of the register tile well enough
@@ -209,7 +209,7 @@ class Workspace:
             "rows": reserve(block * 8),
             "row_addresses": reserve(panel * 8),
             "cast": reserve(panel * max(widths[0], widths[-1]) * itemsize),
-            "packed": reserve(max(_K_BLOCK, _M_BLOCK) * _packed_row(dtype) * itemsize),
+            "packed": reserve(_M_BLOCK * _packed_row(dtype) * itemsize),
             "gradient": reserve(_RECTANGLE * itemsize if trains else 0),
         }
 
@@ -255,6 +255,7 @@ class Workspace:
         leaves = {
             "multiply": gemm.multiply_panel,
             "pack_rows": gemm.pack_rows,
+            "pack_columns": gemm.pack_columns,
             "multiply_row": gemm.multiply_row,
             "multiply_column": gemm.multiply_column,
             "narrow_gradient": gemm.narrow_gradient,
@@ -328,7 +329,7 @@ def _is_wide(layout: Layout) -> bool:
 
 def _packed_row(dtype: np.dtype[Any]) -> int:
     """Return the elements of a row of packed weights: one cache line more, so that rows fall into different sets."""
-    return max(_K_BLOCK, _M_BLOCK) + ALIGNMENT // dtype.itemsize
+    return _K_BLOCK + ALIGNMENT // dtype.itemsize
 
 
 def _tile_table(layout: Layout) -> npt.NDArray[np.int64]:

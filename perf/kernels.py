@@ -28,7 +28,7 @@ from fastbp.kernels import gather, gemm, losses, shuffle, updates
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.calls import call
 from fastbp.kernels.simd import fma, lanes_of, load, store
-from fastbp.kernels.tile import panel_width
+from fastbp.kernels.tile import TILE_ROWS, panel_width
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,7 +142,7 @@ def products(dtype: str) -> Iterator[Case]:
     c, bias = aligned(n_m, panel, dtype=dtype), aligned(n_m, dtype=dtype)
 
     def product(name: str, rows: int, width: int, a_row: int, a_k: int) -> Case:
-        arguments = (rows, width, w, a_row, a_k, 0, 0, panels, width, c, width, bias, 1, 1, n_k, 1)
+        arguments = (rows, width, w, TILE_ROWS * a_row, a_row, a_k, 0, 0, panels, width, c, width, bias, 1, 1, n_k, 1)
         n_fma = rows * width * n_k
         return Case(name, gemm.multiply_panel, arguments, n_fma, size * (rows * n_k + width * (n_k + rows)), n_fma)
 
@@ -184,6 +184,10 @@ def movements(dtype: str) -> Iterator[Case]:
     yield Case("copy", gather.copy, (panels, out, panels.size), panels.size, 2 * size * panels.size)
     arguments = (panels, n_features, n, n_features, out, n_features)
     yield Case("pack_rows", gemm.pack_rows, arguments, panels.size, 2 * size * panels.size)
+    packed_tile = (n + 2) * TILE_ROWS + panel
+    packed = aligned((n_features + TILE_ROWS) * (n + 8), dtype=dtype)
+    arguments = panels, n_features, n, n_features, packed, packed_tile
+    yield Case("pack_columns", gemm.pack_columns, arguments, panels.size, 2 * size * panels.size)
     arguments = out, n_features, n, panels, n_features
     yield Case("add_rows", gemm.add_rows, arguments, n * n_features, size * n * n_features)
     yield Case("sample_order, shuffled", shuffle.sample_order, (rows, 0, n, 60_000, 1, 7, 3), n, 8 * n)

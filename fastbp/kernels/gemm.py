@@ -21,29 +21,31 @@ from fastbp.kernels.tile import TILE_ROWS, panel_of, tile
 
 def _multiply_panel_signature(T):
     pointer, size = types.CPointer(T), types.intp
-    return types.void(size, size, pointer, size, size, size, size, pointer, size, pointer, size, pointer, size,
+    return types.void(size, size, pointer, size, size, size, size, size, pointer, size, pointer, size, pointer, size,
                       size, size, size)  # fmt: skip
 
 
 @leaf(_multiply_panel_signature)
-def multiply_panel(n_m, n_left, a, a_row, a_k, a_outer, ones, b, b_k, c, c_row, init, init_row, init_is_column, n_inner,
-                   n_outer):  # fmt: skip
+def multiply_panel(n_m, n_left, a, a_tile, a_row, a_k, a_outer, ones, b, b_k, c, c_row, init, init_row, init_is_column,
+                   n_inner, n_outer):  # fmt: skip
     """Write c = init + a @ b for all n_m rows and one panel of columns.
 
-    a : (n_m, n_outer * n_inner), element (m, (o, i)) at a[o*a_outer + m*a_row + i*a_k]. With `ones`, an address of
-        n_inner ones (a_k apart), the last of the n_m rows is that row of ones for every o; else `ones` is 0.
+    a : (n_m, n_outer * n_inner), element (m, (o, i)) at a[t*a_tile + r*a_row + o*a_outer + i*a_k] with row r of tile t,
+        m = t*TILE_ROWS + r. With `ones`, an address of n_inner ones (a_k apart), the last of the n_m rows is that row
+        of ones for every o; else `ones` is 0.
     b : (n_outer * n_inner, n_left), rows b_k apart. c : (n_m, n_left), rows c_row apart, overwritten.
     init : as in `tile`; may be c itself (then the product is added to it).
     Reads and writes min(n_left, panel) columns. No checks: the caller validates.
     """
     for m in range(0, n_m, TILE_ROWS):
-        rows, a_tile = min(TILE_ROWS, n_m - m), offset(a, m * a_row)
+        rows = min(TILE_ROWS, n_m - m)
         if ones != 0 and m + rows == n_m:
             last, last_outer = pointer_at(ones, a), 0
         else:
-            last, last_outer = offset(a_tile, (rows - 1) * a_row), a_outer
-        tile(rows, n_left, a_tile, a_row, a_k, a_outer, last, last_outer, b, b_k, offset(c, m * c_row), c_row,
+            last, last_outer = offset(a, (rows - 1) * a_row), a_outer
+        tile(rows, n_left, a, a_row, a_k, a_outer, last, last_outer, b, b_k, offset(c, m * c_row), c_row,
              offset(init, m * init_row), init_row, init_is_column, n_inner, n_outer)  # fmt: skip
+        a = offset(a, a_tile)
 
 
 @leaf(lambda T: types.void(types.CPointer(T), types.intp, types.intp, types.intp, types.CPointer(T), types.intp))
@@ -57,6 +59,22 @@ def pack_rows(a, a_row, n_rows, n_columns, packed, packed_row):
     for row in range(n_rows):
         for column in range(0, n_columns, lanes):
             store(packed, row * packed_row + column, load_upto(a, row * a_row + column, n_columns - column))
+
+
+@leaf(lambda T: types.void(types.CPointer(T), types.intp, types.intp, types.intp, types.CPointer(T), types.intp))
+def pack_columns(a, a_row, n_rows, n_columns, packed, packed_tile):
+    """Copy the columns of a matrix whose rows are `a_row` apart, tile by tile: TILE_ROWS of them, row for row.
+
+    Element (k, t*TILE_ROWS + c) goes to packed[t*packed_tile + k*TILE_ROWS + c]: what the register tile reads for one
+    term after the other lies side by side. A piece of a row is stored as whole vectors, before the next one that it
+    reaches into. No checks: the caller validates; packed_tile >= (n_rows + 1) * TILE_ROWS + one vector.
+    """
+    lanes = lanes_of(a)
+    for k in range(n_rows):
+        for column in range(0, n_columns, TILE_ROWS):
+            piece = column // TILE_ROWS * packed_tile + k * TILE_ROWS
+            for c in range(0, TILE_ROWS, lanes):
+                store(packed, piece + c, load_upto(a, k * a_row + column + c, n_columns - column - c))
 
 
 @leaf(lambda T: types.void(types.CPointer(T), types.intp, types.intp, types.CPointer(T), types.intp))

@@ -12,6 +12,7 @@ from numba import types
 from fastbp._jit import inline, leaf
 from fastbp.kernels.calls import call, float64_at, int64_at
 from fastbp.kernels.simd import address_of
+from fastbp.kernels.tile import TILE_ROWS
 
 
 class Layer(NamedTuple):
@@ -88,6 +89,7 @@ class Plan(NamedTuple):
     few: int
     multiply: int
     pack_rows: int
+    pack_columns: int
     multiply_row: int
     multiply_column: int
     narrow_gradient: int
@@ -121,10 +123,10 @@ class Plan(NamedTuple):
 
 
 (N_LAYERS, N_TILES, LAYERS, TILES, ITEMSIZE, PANEL, BLOCK, SUPER_BLOCK, LOSS_UNIT, BLOCK_GRADIENTS, GRADIENT_ROW,
- K_BLOCK, M_BLOCK, C_BLOCK, PACK_ABOVE, PACKED_ROW, NARROW, FEW, MULTIPLY, PACK_ROWS, MULTIPLY_ROW, MULTIPLY_COLUMN,
- NARROW_GRADIENT, GATHER, LABELS, ADD_ROWS, SCATTER, SPLIT, ORDER, COPY, LOSS, UPDATE, SHRINK, FORWARD_BLOCK,
- LOSS_BLOCK, BACKWARD_BLOCK, GRADIENT_BLOCK, PARAMETERS, FORWARD_PACKED, BACKWARD_PACKED, D, D_OTHER, TARGETS, ROWS,
- ROW_ADDRESSES, CAST, PACKED, GRADIENT, ZEROS, ONES) = range(len(Plan._fields))  # fmt: skip
+ K_BLOCK, M_BLOCK, C_BLOCK, PACK_ABOVE, PACKED_ROW, NARROW, FEW, MULTIPLY, PACK_ROWS, PACK_COLUMNS, MULTIPLY_ROW,
+ MULTIPLY_COLUMN, NARROW_GRADIENT, GATHER, LABELS, ADD_ROWS, SCATTER, SPLIT, ORDER, COPY, LOSS, UPDATE, SHRINK,
+ FORWARD_BLOCK, LOSS_BLOCK, BACKWARD_BLOCK, GRADIENT_BLOCK, PARAMETERS, FORWARD_PACKED, BACKWARD_PACKED, D, D_OTHER,
+ TARGETS, ROWS, ROW_ADDRESSES, CAST, PACKED, GRADIENT, ZEROS, ONES) = range(len(Plan._fields))  # fmt: skip
 PLAN_SIZE = len(Plan._fields)
 
 
@@ -184,26 +186,31 @@ def _even(n, most):
 
 @leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp, types.intp))
 def dense_forward_packed(plan, layer, h, z, n):
-    """As `_dense_forward` for large layers: each cache block of w is packed once for all panels of the samples."""
-    size, panel, packed, row = plan[ITEMSIZE], plan[PANEL], plan[PACKED], plan[PACKED_ROW]
+    """As `_dense_forward` for large layers: each cache block of w is packed once for all panels of the samples.
+
+    Its columns go tile by tile, as the register tile would otherwise read a part of a cache line for each term.
+    """
+    size, panel, packed = plan[ITEMSIZE], plan[PANEL], plan[PACKED]
     n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W]
     b, k_block = w + n_in * n_out * size, _even(n_in, plan[K_BLOCK])
+    tile = (k_block + 1) * TILE_ROWS + panel
     for k in range(0, n_in, k_block):
         n_k = min(k_block, n_in - k)
         for m in range(0, n_out, plan[M_BLOCK]):
             n_m = min(plan[M_BLOCK], n_out - m)
-            call(plan[PACK_ROWS], (w + (k * n_out + m) * size, n_out, n_k, n_m, packed, row))
+            call(plan[PACK_COLUMNS], (w + (k * n_out + m) * size, n_out, n_k, n_m, packed, tile))
             for start in range(0, n, panel):
                 width = min(panel, n - start)
                 out = z + (start * n_out + m * width) * size
                 init, init_row = (b + m * size, 1) if k == 0 else (out, width)
-                call(plan[MULTIPLY], (n_m, width, packed, 1, row, 0, 0, h + (start * n_in + k * width) * size, width,
-                                      out, width, init, init_row, 1 if k == 0 else 0, n_k, 1))  # fmt: skip
+                call(plan[MULTIPLY], (n_m, width, packed, tile, 1, TILE_ROWS, 0, 0,
+                                      h + (start * n_in + k * width) * size, width, out, width,
+                                      init, init_row, 1 if k == 0 else 0, n_k, 1))  # fmt: skip
 
 
 @leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp, types.intp))
 def dense_backward_packed(plan, layer, dz, dh, n):
-    """As `_dense_backward` for large layers: as in `dense_forward_packed`, with rows of w."""
+    """As `_dense_backward` for large layers: as in `dense_forward_packed`, with rows of w, one behind the other."""
     size, panel, packed, row = plan[ITEMSIZE], plan[PANEL], plan[PACKED], plan[PACKED_ROW]
     n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W]
     k_block = _even(n_out, plan[K_BLOCK])
@@ -216,8 +223,9 @@ def dense_backward_packed(plan, layer, dz, dh, n):
                 width = min(panel, n - start)
                 out = dh + (start * n_in + i * width) * size
                 init, init_row = (plan[ZEROS], 0) if j == 0 else (out, width)
-                call(plan[MULTIPLY], (n_i, width, packed, row, 1, 0, 0, dz + (start * n_out + j * width) * size,
-                                      width, out, width, init, init_row, 0, n_j, 1))  # fmt: skip
+                call(plan[MULTIPLY], (n_i, width, packed, TILE_ROWS * row, row, 1, 0, 0,
+                                      dz + (start * n_out + j * width) * size, width, out, width,
+                                      init, init_row, 0, n_j, 1))  # fmt: skip
 
 
 @inline
@@ -241,7 +249,7 @@ def _dense_forward(plan, layer, h, z, n):
     else:
         for start in range(0, n, panel):
             width = min(panel, n - start)
-            call(plan[MULTIPLY], (n_out, width, w, 1, n_out, 0, 0, h + start * n_in * size, width,
+            call(plan[MULTIPLY], (n_out, width, w, TILE_ROWS, 1, n_out, 0, 0, h + start * n_in * size, width,
                                   z + start * n_out * size, width, b, 1, 1, n_in, 1))  # fmt: skip
 
 
@@ -253,8 +261,8 @@ def _dense_forward_of_few(plan, layer, h, z, n):
     b = w + n_in * n_out * size
     for j in range(0, n_out, panel):
         group = min(panel, n_out - j)
-        call(plan[MULTIPLY], (n, group, h, 1, n, 0, 0, w + j * size, n_out, rows + j * n * size, group, b + j * size,
-                              0, 0, n_in, 1))  # fmt: skip
+        call(plan[MULTIPLY], (n, group, h, TILE_ROWS, 1, n, 0, 0, w + j * size, n_out, rows + j * n * size, group,
+                              b + j * size, 0, 0, n_in, 1))  # fmt: skip
     # As panels of n features and n_out samples, these rows are turned into n_out features and n samples.
     call(plan[SCATTER], (rows, n, n_out, z, 0, 0, n, n))
 
@@ -274,7 +282,7 @@ def _dense_backward(plan, layer, dz, dh, n, is_alone):
     else:
         for start in range(0, n, panel):
             width = min(panel, n - start)
-            call(plan[MULTIPLY], (n_in, width, w, n_out, 1, 0, 0, dz + start * n_out * size, width,
+            call(plan[MULTIPLY], (n_in, width, w, TILE_ROWS * n_out, n_out, 1, 0, 0, dz + start * n_out * size, width,
                                   dh + start * n_in * size, width, plan[ZEROS], 0, 0, n_out, 1))  # fmt: skip
 
 
@@ -361,9 +369,9 @@ def _gradient(plan, layer, first_row, n_rows, first_column, n_columns, start, n,
             group = min(panel, n_out - j)
             out = g + (j - first_column) * size
             init, init_row = (out, g_row) if accumulate != 0 or s > start else (plan[ZEROS], 0)
-            call(plan[MULTIPLY], (n_rows, group, h + (s * n_in + first_row * width) * size, width, 1, panel * n_in,
-                                  ones, dz + (j * super_block + s * group) * size, group, out, g_row, init, init_row,
-                                  0, width, n_outer))  # fmt: skip
+            call(plan[MULTIPLY], (n_rows, group, h + (s * n_in + first_row * width) * size, TILE_ROWS * width, width, 1,
+                                  panel * n_in, ones, dz + (j * super_block + s * group) * size, group,
+                                  out, g_row, init, init_row, 0, width, n_outer))  # fmt: skip
         s += n_s
 
 

@@ -7,9 +7,9 @@ where the order of the sums matters.
 import numpy as np
 import pytest
 
-from fastbp.kernels.gemm import add_rows, multiply_column, multiply_panel, narrow_gradient, pack_rows
+from fastbp.kernels.gemm import add_rows, multiply_column, multiply_panel, narrow_gradient, pack_columns, pack_rows
 from fastbp.kernels.target import lanes
-from fastbp.kernels.tile import panel_width
+from fastbp.kernels.tile import TILE_ROWS, panel_width
 from guards import guarded, needs_guard_pages
 from leaves import call, panels_of
 
@@ -21,9 +21,10 @@ CANARY = -77.0
 
 
 def multiply(n_m, n_left, a, a_row, a_k, b, b_k, c, c_row, init, init_row, n_inner, *,
-             a_outer=0, ones=0, init_is_column=0, n_outer=1):  # fmt: skip
+             a_tile=None, a_outer=0, ones=0, init_is_column=0, n_outer=1):  # fmt: skip
     """`multiply_panel` of the dtype of c, the arguments for the usual case left out."""
-    call(multiply_panel, c.dtype, n_m, n_left, a, a_row, a_k, a_outer, ones, b, b_k, c, c_row,
+    a_tile = TILE_ROWS * a_row if a_tile is None else a_tile
+    call(multiply_panel, c.dtype, n_m, n_left, a, a_tile, a_row, a_k, a_outer, ones, b, b_k, c, c_row,
          init, init_row, init_is_column, n_inner, n_outer)  # fmt: skip
 
 
@@ -146,7 +147,8 @@ def test_multiply_panel_two_levels_of_k_equal_one(n_inner, n_outer, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n_m", [*SIZES, 40, 100, 127, 128])
-def test_multiply_panel_copied_and_in_pieces_of_k_gives_the_same_bits(n_m, dtype):
+@pytest.mark.parametrize("by_columns", [False, True])
+def test_multiply_panel_copied_and_in_pieces_of_k_gives_the_same_bits(by_columns, n_m, dtype):
     rng = np.random.default_rng(6)
     n_k, cut, n_left, row = 21, 8, panel_width(dtype) - 1, n_m + 4
     w = padded(rng.normal(size=(n_k, n_m)), row, dtype)
@@ -154,13 +156,19 @@ def test_multiply_panel_copied_and_in_pieces_of_k_gives_the_same_bits(n_m, dtype
     expected, actual = guarded(np.empty((n_m, n_left), dtype)), guarded(np.empty((n_m, n_left), dtype))
     multiply(n_m, n_left, w, 1, row, h, n_left, expected, n_left, bias, 1, n_k, init_is_column=1)
     block_row = -(-n_m // lanes(dtype)) * lanes(dtype) + lanes(dtype)
+    block_tile = n_k * TILE_ROWS
     for first, last in ((0, cut), (cut, n_k)):
-        block = np.full((last - first) * block_row, CANARY, dtype)
-        call(pack_rows, dtype, w[first * row :], row, last - first, n_m, block, block_row)
+        n = last - first
+        if by_columns:
+            block, tile, step = np.full(n_k * (n_m + TILE_ROWS), CANARY, dtype), block_tile, TILE_ROWS
+            call(pack_columns, dtype, w[first * row :], row, n, n_m, block, block_tile)
+        else:
+            block, tile, step = np.full(n * block_row, CANARY, dtype), None, block_row
+            call(pack_rows, dtype, w[first * row :], row, n, n_m, block, block_row)
         init, init_row, is_column = (bias, 1, 1) if first == 0 else (actual, n_left, 0)
         multiply(
-            n_m, n_left, block, 1, block_row, h[first:], n_left, actual, n_left, init, init_row, last - first,
-            init_is_column=is_column,
+            n_m, n_left, block, 1, step, h[first:], n_left, actual, n_left, init, init_row, n, init_is_column=is_column,
+            a_tile=tile,
         )  # fmt: skip
     np.testing.assert_array_equal(actual, expected)
 
@@ -200,6 +208,22 @@ def test_pack_rows_any_size_keeps_the_values_and_writes_whole_vectors(at_start, 
             )
             np.testing.assert_array_equal(rows_of(block, n_rows, n_columns, row), a)
             assert (outside(block, whole, row) == CANARY).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("at_start", [False, True])
+def test_pack_columns_any_size_puts_tiles_one_behind_the_other(at_start, dtype):
+    rng = np.random.default_rng(8)
+    for n_rows in (1, 4, 9):
+        for n_columns in [*SIZES, 100]:
+            a = rng.normal(size=(n_rows, n_columns)).astype(dtype)
+            n_tiles, tile = -(-n_columns // TILE_ROWS), (n_rows + 1) * TILE_ROWS + lanes(dtype)
+            packed = guarded(np.full(n_tiles * tile, CANARY, dtype), at_start)
+            source = padded(a, n_columns + 1, dtype, at_start)
+            call(pack_columns, dtype, source, n_columns + 1, n_rows, n_columns, packed, tile)
+            tiles = packed.reshape(n_tiles, tile)[:, : n_rows * TILE_ROWS].reshape(n_tiles, n_rows, TILE_ROWS)
+            np.testing.assert_array_equal(np.concatenate(tiles, axis=1)[:, :n_columns], a)
+            assert (packed.reshape(n_tiles, tile)[:, (n_rows + 1) * TILE_ROWS :] == CANARY).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
