@@ -122,7 +122,10 @@ def _cut(n_left, cost, budget, n_workers):
 
 @inline
 def _samples_tasks(plan, source, schedule, run, first, last, stride, batch, n):
-    """Every `stride`-th of the blocks first..last-1 of the super-block of n samples: forward, loss and backward."""
+    """Every `stride`-th of the blocks first..last-1 of the super-block of n samples: forward, loss and backward.
+
+    And the block's gradient, where the network is small.
+    """
     cursor, label_flags, block = int64_at(run[CURSOR]), int64_at(run[LABEL_FLAGS]), plan[BLOCK]
     position = cursor[POSITION] + cursor[SUPER_BLOCKS_DONE] * plan[SUPER_BLOCK]
     for task in range(first, last, stride):
