@@ -250,12 +250,10 @@ class Workspace:
         """Return the fields of `Plan` that are leaves."""
         loss = LOSSES[self._architecture.loss].leaf if with_loss else None
         layout = self._architecture.layout
-        is_small = _is_small(layout)
+        is_small, is_wide = _is_small(layout), _is_wide(layout)
         parameters = step.parameters_of_layers if is_small else step.parameters_of_rows
         leaves = {
             "multiply": gemm.multiply_panel,
-            "pack_rows": gemm.pack_rows,
-            "pack_columns": gemm.pack_columns,
             "multiply_row": gemm.multiply_row,
             "multiply_column": gemm.multiply_column,
             "narrow_gradient": gemm.narrow_gradient,
@@ -274,8 +272,10 @@ class Workspace:
             "backward_block": step.backward_block if trains else None,
             "gradient_block": step.gradient_block if trains and is_small else None,
             "parameters": parameters if trains else None,
-            "forward_packed": step.dense_forward_packed if _is_wide(layout) else None,
-            "backward_packed": step.dense_backward_packed if _is_wide(layout) and trains else None,
+            "forward_packed": step.dense_forward_packed if is_wide else None,
+            "pack_columns": gemm.pack_columns if is_wide else None,
+            "backward_packed": step.dense_backward_packed if is_wide and trains else None,
+            "pack_rows": gemm.pack_rows if is_wide and trains else None,
         }
         return {name: self._address(leaf) for name, leaf in leaves.items()}
 
@@ -328,7 +328,10 @@ def _is_wide(layout: Layout) -> bool:
 
 
 def _packed_row(dtype: np.dtype[Any]) -> int:
-    """Return the elements of a row of packed weights: one cache line more, so that rows fall into different sets."""
+    """Return the elements of a row of packed weights: one cache line more, so that rows fall into different sets.
+
+    `_M_BLOCK` of them also hold as many packed columns, each tile of which has room for one more vector.
+    """
     return _K_BLOCK + ALIGNMENT // dtype.itemsize
 
 

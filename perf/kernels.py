@@ -184,8 +184,8 @@ def movements(dtype: str) -> Iterator[Case]:
     yield Case("copy", gather.copy, (panels, out, panels.size), panels.size, 2 * size * panels.size)
     arguments = (panels, n_features, n, n_features, out, n_features)
     yield Case("pack_rows", gemm.pack_rows, arguments, panels.size, 2 * size * panels.size)
-    packed_tile = (n + 2) * TILE_ROWS + panel
-    packed = aligned((n_features + TILE_ROWS) * (n + 8), dtype=dtype)
+    packed_tile = n * TILE_ROWS + panel
+    packed = aligned(-(-n_features // TILE_ROWS) * packed_tile, dtype=dtype)
     arguments = panels, n_features, n, n_features, packed, packed_tile
     yield Case("pack_columns", gemm.pack_columns, arguments, panels.size, 2 * size * panels.size)
     arguments = out, n_features, n, panels, n_features

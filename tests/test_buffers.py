@@ -1,4 +1,4 @@
-"""Aligned memory: where it starts, that it is zero, and that large pieces do not cost more than they hold."""
+"""Aligned memory: where it starts, that it is zero, and what happens where there is none of the kind or none at all."""
 
 import mmap
 

@@ -67,7 +67,7 @@ def pack_columns(a, a_row, n_rows, n_columns, packed, packed_tile):
 
     Element (k, t*TILE_ROWS + c) goes to packed[t*packed_tile + k*TILE_ROWS + c]: what the register tile reads for one
     term after the other lies side by side. A piece of a row is stored as whole vectors, before the next one that it
-    reaches into. No checks: the caller validates; packed_tile >= (n_rows + 1) * TILE_ROWS + one vector.
+    reaches into. No checks: the caller validates; packed_tile >= n_rows * TILE_ROWS + one vector.
     """
     lanes = lanes_of(a)
     for k in range(n_rows):

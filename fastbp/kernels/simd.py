@@ -29,56 +29,67 @@ from fastbp.kernels.target import lanes
 from fastbp.kernels.vector import Vector, mask_of, vector_behind, vector_of
 
 
-@intrinsic
-def load(typingctx, pointer, index):
-    """The vector at `pointer[index:]`."""
-    vector = vector_behind(pointer)
+def _accessors(vector_of_pointer):
+    """load, load_first, store and store_first of the vectors that `vector_of_pointer` gives for a pointer."""
 
-    def codegen(context, builder, sig, args):
-        vector_type = context.get_value_type(vector)
-        return emit_load(builder, emit_vector_pointer(builder, *args, vector_type), vector_type)
+    @intrinsic
+    def load(typingctx, pointer, index):
+        """The vector at `pointer[index:]`."""
+        vector = vector_of_pointer(pointer)
 
-    return vector(pointer, types.intp), codegen
+        def codegen(context, builder, sig, args):
+            vector_type = context.get_value_type(vector)
+            return emit_load(builder, emit_vector_pointer(builder, *args, vector_type), vector_type)
+
+        return vector(pointer, types.intp), codegen
+
+    @intrinsic
+    def load_first(typingctx, pointer, index, n_left):
+        """As `load`, of at most `n_left` elements; the other lanes are zero and their memory is not touched."""
+        vector = vector_of_pointer(pointer)
+
+        def codegen(context, builder, sig, args):
+            vector_type = context.get_value_type(vector)
+            mask = emit_first(builder, args[2], vector.n)
+            return emit_load(builder, emit_vector_pointer(builder, args[0], args[1], vector_type), vector_type, mask)
+
+        return vector(pointer, types.intp, types.intp), codegen
+
+    @intrinsic
+    def store(typingctx, pointer, index, value):
+        """Write the vector `value` to `pointer[index:]`."""
+        vector = vector_of_pointer(pointer)
+
+        def codegen(context, builder, sig, args):
+            pointer, index, value = args
+            emit_store(builder, value, emit_vector_pointer(builder, pointer, index, value.type))
+            return context.get_dummy_value()
+
+        return types.void(pointer, types.intp, vector), codegen
+
+    @intrinsic
+    def store_first(typingctx, pointer, index, value, n_left):
+        """As `store`, of the first `n_left` lanes only; the memory of the others is not touched."""
+        vector = vector_of_pointer(pointer)
+
+        def codegen(context, builder, sig, args):
+            pointer, index, value, n_left = args
+            mask = emit_first(builder, n_left, vector.n)
+            emit_store(builder, value, emit_vector_pointer(builder, pointer, index, value.type), mask)
+            return context.get_dummy_value()
+
+        return types.void(pointer, types.intp, vector, types.intp), codegen
+
+    return load, load_first, store, store_first
 
 
-@intrinsic
-def load_first(typingctx, pointer, index, n_left):
-    """As `load`, of at most `n_left` elements; the other lanes are zero and their memory is not touched."""
-    vector = vector_behind(pointer)
-
-    def codegen(context, builder, sig, args):
-        vector_type = context.get_value_type(vector)
-        mask = emit_first(builder, args[2], vector.n)
-        return emit_load(builder, emit_vector_pointer(builder, args[0], args[1], vector_type), vector_type, mask)
-
-    return vector(pointer, types.intp, types.intp), codegen
+def _pair_behind(pointer):
+    """The type of a vector of twice the length: two chains of instructions side by side hide their latency."""
+    return Vector(pointer.dtype, 2 * lanes(pointer.dtype))
 
 
-@intrinsic
-def store(typingctx, pointer, index, value):
-    """Write the vector `value` to `pointer[index:]`."""
-    vector = vector_behind(pointer)
-
-    def codegen(context, builder, sig, args):
-        pointer, index, value = args
-        emit_store(builder, value, emit_vector_pointer(builder, pointer, index, value.type))
-        return context.get_dummy_value()
-
-    return types.void(pointer, types.intp, vector), codegen
-
-
-@intrinsic
-def store_first(typingctx, pointer, index, value, n_left):
-    """As `store`, of the first `n_left` lanes only; the memory of the others is not touched."""
-    vector = vector_behind(pointer)
-
-    def codegen(context, builder, sig, args):
-        pointer, index, value, n_left = args
-        mask = emit_first(builder, n_left, vector.n)
-        emit_store(builder, value, emit_vector_pointer(builder, pointer, index, value.type), mask)
-        return context.get_dummy_value()
-
-    return types.void(pointer, types.intp, vector, types.intp), codegen
+load, load_first, store, store_first = _accessors(vector_behind)
+load_pair, load_first_pair, store_pair, store_first_pair = _accessors(_pair_behind)
 
 
 @intrinsic
@@ -114,62 +125,6 @@ def store_upto(typingctx, pointer, index, value, n_left):
         return context.get_dummy_value()
 
     return types.void(pointer, types.intp, vector, types.intp), codegen
-
-
-def _pair(pointer):
-    return Vector(pointer.dtype, 2 * lanes(pointer.dtype))
-
-
-@intrinsic
-def load_pair(typingctx, pointer, index):
-    """As `load`, of a vector of twice the length: two chains of instructions side by side hide their latency."""
-    pair = _pair(pointer)
-
-    def codegen(context, builder, sig, args):
-        vector_type = context.get_value_type(pair)
-        return emit_load(builder, emit_vector_pointer(builder, *args, vector_type), vector_type)
-
-    return pair(pointer, types.intp), codegen
-
-
-@intrinsic
-def store_pair(typingctx, pointer, index, value):
-    """As `store`, of a vector of twice the length."""
-    pair = _pair(pointer)
-
-    def codegen(context, builder, sig, args):
-        pointer, index, value = args
-        emit_store(builder, value, emit_vector_pointer(builder, pointer, index, value.type))
-        return context.get_dummy_value()
-
-    return types.void(pointer, types.intp, pair), codegen
-
-
-@intrinsic
-def load_first_pair(typingctx, pointer, index, n_left):
-    """As `load_first`, of a vector of twice the length."""
-    pair = _pair(pointer)
-
-    def codegen(context, builder, sig, args):
-        vector_type = context.get_value_type(pair)
-        mask = emit_first(builder, args[2], pair.n)
-        return emit_load(builder, emit_vector_pointer(builder, args[0], args[1], vector_type), vector_type, mask)
-
-    return pair(pointer, types.intp, types.intp), codegen
-
-
-@intrinsic
-def store_first_pair(typingctx, pointer, index, value, n_left):
-    """As `store_first`, of a vector of twice the length."""
-    pair = _pair(pointer)
-
-    def codegen(context, builder, sig, args):
-        pointer, index, value, n_left = args
-        mask = emit_first(builder, n_left, pair.n)
-        emit_store(builder, value, emit_vector_pointer(builder, pointer, index, value.type), mask)
-        return context.get_dummy_value()
-
-    return types.void(pointer, types.intp, pair, types.intp), codegen
 
 
 @intrinsic

@@ -193,7 +193,7 @@ def dense_forward_packed(plan, layer, h, z, n):
     size, panel, packed = plan[ITEMSIZE], plan[PANEL], plan[PACKED]
     n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W]
     b, k_block = w + n_in * n_out * size, _even(n_in, plan[K_BLOCK])
-    tile = (k_block + 1) * TILE_ROWS + panel
+    tile = k_block * TILE_ROWS + panel  # with room for the vector that the last row's pieces reach into
     for k in range(0, n_in, k_block):
         n_k = min(k_block, n_in - k)
         for m in range(0, n_out, plan[M_BLOCK]):

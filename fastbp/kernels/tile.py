@@ -217,15 +217,15 @@ def tile(typingctx, n_rows, n_left, a, a_row, a_k, a_outer, last, last_outer, b,
     return sig, codegen
 
 
-def _emit_swaps(builder, rows, first_width, last_width):
-    """Swap the off-diagonal blocks of growing width among the vectors `rows`, in place."""
-    n, width = rows[0].type.count, first_width
+def _emit_swaps(builder, rows):
+    """Transpose the square of the vectors `rows` in place: swap its off-diagonal blocks of growing width."""
+    n, width = len(rows), 1
 
     def shuffle(x, y, order):
         return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, n), order))
 
-    while width <= last_width:
-        for i in range(len(rows)):
+    while width < n:
+        for i in range(n):
             if not i & width:
                 x, y = rows[i], rows[i | width]
                 rows[i] = shuffle(x, y, [j if not j & width else n + (j ^ width) for j in range(n)])
@@ -235,10 +235,9 @@ def _emit_swaps(builder, rows, first_width, last_width):
 
 def _emit_transpose(builder, row_pointers, dst, dst_row):
     """Transpose the square at `row_pointers`."""
-    n = len(row_pointers)
-    vector = ir.VectorType(dst.type.pointee, n)
+    vector = ir.VectorType(dst.type.pointee, len(row_pointers))
     rows = [emit_load(builder, builder.bitcast(pointer, vector.as_pointer()), vector) for pointer in row_pointers]
-    _emit_swaps(builder, rows, 1, n // 2)
+    _emit_swaps(builder, rows)
     for row in rows:
         emit_store(builder, row, builder.bitcast(dst, vector.as_pointer()))
         dst = emit_opaque(builder, builder.gep(dst, [dst_row]))
@@ -253,7 +252,7 @@ def _emit_transpose_edge(builder, row_pointers, dst, dst_row, n_rows, n_cols):
         emit_load(builder, builder.bitcast(pointer, vector.as_pointer()), vector, column_mask)
         for pointer in row_pointers
     ]
-    _emit_swaps(builder, rows, 1, n // 2)
+    _emit_swaps(builder, rows)
     end = builder.append_basic_block("end")
     for j in range(n):
         block = builder.append_basic_block("column")
@@ -283,7 +282,6 @@ def transpose_square(typingctx, src, src_row, dst, dst_row, n_rows, n_cols):
 
     def codegen(context, builder, sig, args):
         src_pointer, src_row, dst, dst_row, n_rows, n_cols = args
-
         n = lanes(src.dtype)
 
         def pointer_of_row(i):
@@ -306,12 +304,11 @@ def transpose_rows(typingctx, addresses, column, dst, dst_row, n_rows, n_cols):
 
     def codegen(context, builder, sig, args):
         addresses, column, dst, dst_row, n_rows, n_cols = args
+        n = lanes(sig.args[2].dtype)
 
         def pointer_of_row(i):
             address = builder.load(builder.gep(addresses, [i]))
             return builder.gep(builder.inttoptr(address, dst.type), [column])
-
-        n = lanes(sig.args[2].dtype)
 
         def rows():
             return [pointer_of_row(I64(i)) for i in range(n)]

@@ -57,7 +57,6 @@ RULE_KIND, RULE_VALUE, RULE_PATIENCE, RULE_BEST, RULE_WAITED = range(5)
 RULE_SIZE = 5
 TARGET_LOSS, CONVERGENCE = range(2)
 
-
 # Worker 0 waits for helpers for some 2 % of the call at most, at 20 to 30 multiply-adds a cycle.
 _BUDGET_OF_A_PATIENT_CYCLE = 1250
 

@@ -156,11 +156,11 @@ def test_multiply_panel_copied_and_in_pieces_of_k_gives_the_same_bits(by_columns
     expected, actual = guarded(np.empty((n_m, n_left), dtype)), guarded(np.empty((n_m, n_left), dtype))
     multiply(n_m, n_left, w, 1, row, h, n_left, expected, n_left, bias, 1, n_k, init_is_column=1)
     block_row = -(-n_m // lanes(dtype)) * lanes(dtype) + lanes(dtype)
-    block_tile = n_k * TILE_ROWS
+    block_tile = n_k * TILE_ROWS + lanes(dtype)
     for first, last in ((0, cut), (cut, n_k)):
         n = last - first
         if by_columns:
-            block, tile, step = np.full(n_k * (n_m + TILE_ROWS), CANARY, dtype), block_tile, TILE_ROWS
+            block, tile, step = np.full(-(-n_m // TILE_ROWS) * block_tile, CANARY, dtype), block_tile, TILE_ROWS
             call(pack_columns, dtype, w[first * row :], row, n, n_m, block, block_tile)
         else:
             block, tile, step = np.full(n * block_row, CANARY, dtype), None, block_row
@@ -217,13 +217,14 @@ def test_pack_columns_any_size_puts_tiles_one_behind_the_other(at_start, dtype):
     for n_rows in (1, 4, 9):
         for n_columns in [*SIZES, 100]:
             a = rng.normal(size=(n_rows, n_columns)).astype(dtype)
-            n_tiles, tile = -(-n_columns // TILE_ROWS), (n_rows + 1) * TILE_ROWS + lanes(dtype)
+            n_tiles, used = -(-n_columns // TILE_ROWS), n_rows * TILE_ROWS + lanes(dtype)
+            tile = used + 3
             packed = guarded(np.full(n_tiles * tile, CANARY, dtype), at_start)
             source = padded(a, n_columns + 1, dtype, at_start)
             call(pack_columns, dtype, source, n_columns + 1, n_rows, n_columns, packed, tile)
             tiles = packed.reshape(n_tiles, tile)[:, : n_rows * TILE_ROWS].reshape(n_tiles, n_rows, TILE_ROWS)
             np.testing.assert_array_equal(np.concatenate(tiles, axis=1)[:, :n_columns], a)
-            assert (packed.reshape(n_tiles, tile)[:, (n_rows + 1) * TILE_ROWS :] == CANARY).all()
+            assert (packed.reshape(n_tiles, tile)[:, used:] == CANARY).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fastbp.kernels import team
-from fastbp.kernels.calls import int64_at
+from fastbp.kernels.calls import cycle_counter, int64_at
+from fastbp.kernels.target import cpu_family
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -169,3 +170,17 @@ def test_meet_waits_for_the_slowest():
         helper.join()
     assert call.sync[team.ARRIVALS] == 3 * 2 * 3000
     call.assert_right()
+
+
+@numba.njit(nogil=True)
+def _cycles_alone(sync, patience):
+    """Cycles that worker 0 waits for a helper that never comes."""
+    start = cycle_counter()
+    team.enter(int64_at(sync), 0, 2, patience)
+    return cycle_counter() - start
+
+
+@pytest.mark.skipif(cpu_family() != "x86", reason="the cycle counter may be slower than a spin")
+def test_enter_waits_as_long_as_its_patience():
+    patience = 5_000_000  # some milliseconds, several times what a short call waits
+    assert _cycles_alone(np.zeros(team.SYNC_SIZE, np.int64).ctypes.data, patience) >= patience
