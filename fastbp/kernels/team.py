@@ -23,7 +23,7 @@ SYNC_SIZE = 96
 _CLOSED = 1 << 32  # added to JOINED: whoever reads at least this came too late
 _JOIN_SPINS = 25_000  # worker 0's patience in a short call: some tenths of a millisecond
 _LONG_JOIN_SPINS = 1_000_000  # where the cycle counter is slow, or stands still
-_LEAVE_SPINS = 1_000_000  # a helper's patience: some tens of milliseconds
+LEAVE_SPINS = 1_000_000  # a helper's patience: some tens of milliseconds
 _YIELD_AFTER = 1_000  # spins before the core is offered to others
 
 
@@ -96,7 +96,7 @@ def _open(sync, n_wanted, patience):
 
 
 @inline
-def _join(sync):
+def _join(sync, leave_spins):
     """A helper: returns its index in the team, or -1 if it has no part in this call."""
     if _atomic_add(sync, JOINED, 1) >= _CLOSED:
         return -1
@@ -104,7 +104,7 @@ def _join(sync):
     while _atomic_load(sync, N_WORKERS) == 0:
         _relax(spins)
         spins += 1
-        if not is_counted and (spins > _LEAVE_SPINS or _atomic_load(sync, ABORT) != 0):
+        if not is_counted and (spins > leave_spins or _atomic_load(sync, ABORT) != 0):
             if _atomic_add(sync, JOINED, -1) < _CLOSED:
                 return -1
             is_counted = True  # the door closed in the same instant: the team's size comes at once
@@ -112,16 +112,17 @@ def _join(sync):
 
 
 @inline
-def enter(sync, is_helper, n_wanted, patience):
+def enter(sync, is_helper, n_wanted, patience, leave_spins=LEAVE_SPINS):
     """Become part of the team of a call. Returns (index, number of workers); index -1 means: go, without a trace.
 
     patience : cycles that worker 0 waits for helpers: a virtual core may take a millisecond to wake up.
+    leave_spins : how often a helper looks for worker 0 before it goes by itself.
     """
     if n_wanted == 1:
         return 0, 1
     if is_helper == 0:
         return 0, _open(sync, n_wanted, patience)
-    worker = _join(sync)
+    worker = _join(sync, leave_spins)
     return worker, _atomic_load(sync, N_WORKERS)
 
 

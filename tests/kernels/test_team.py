@@ -14,16 +14,17 @@ from fastbp.kernels.target import cpu_family
 pytestmark = pytest.mark.timeout(120)
 
 N_TASKS = 12
+STAY = 2**62  # spins: for ever, so that no test depends on how busy the machine is
 
 
 @numba.njit(nogil=True)
-def _work(sync, is_helper, n_wanted, values, sums, n_rounds):
+def _work(sync, is_helper, n_wanted, leave_spins, values, sums, n_rounds):
     """Two phases a round, as in training: the second one reads what all have written in the first.
 
     Returns the worker's index, -1 for a helper without a part.
     """
     meeting = int64_at(sync)
-    worker, n_workers = team.enter(meeting, is_helper, n_wanted, 0)
+    worker, n_workers = team.enter(meeting, is_helper, n_wanted, 0, leave_spins)
     if worker < 0:
         return worker
     n_meetings = 0
@@ -49,8 +50,9 @@ class Call:
         self.n_wanted, self.n_rounds = n_wanted, n_rounds
         self.indices = []
 
-    def enter(self, is_helper):
-        index = _work(self.sync.ctypes.data, is_helper, self.n_wanted, self.values, self.sums, self.n_rounds)
+    def enter(self, is_helper, leave_spins=STAY):
+        sync = self.sync.ctypes.data
+        index = _work(sync, is_helper, self.n_wanted, leave_spins, self.values, self.sums, self.n_rounds)
         self.indices.append(index)
         return index
 
@@ -128,13 +130,13 @@ def test_enter_after_an_abort_helper_goes():
 
 def test_enter_without_worker_0_helper_goes_by_itself():
     call = Call(2)
-    assert call.enter(1) == -1
+    assert call.enter(1, team.LEAVE_SPINS) == -1
     assert call.sync[team.JOINED] == 0
 
 
 def test_enter_after_a_helper_has_gone_works_with_the_others():
     call = Call(3)
-    assert call.enter(1) == -1
+    assert call.enter(1, team.LEAVE_SPINS) == -1
     helper = call.start_helper()
     call.wait_for_helpers(1)
     call.enter(0)
