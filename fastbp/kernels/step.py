@@ -194,10 +194,10 @@ def dense_forward_packed(plan, layer, h, z, n):
     n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W]
     b, k_block = w + n_in * n_out * size, _even(n_in, plan[K_BLOCK])
     tile = k_block * TILE_ROWS + panel  # with room for the vector that the last row's pieces reach into
-    for k in range(0, n_in, k_block):
-        n_k = min(k_block, n_in - k)
-        for m in range(0, n_out, plan[M_BLOCK]):
-            n_m = min(plan[M_BLOCK], n_out - m)
+    for m in range(0, n_out, plan[M_BLOCK]):
+        n_m = min(plan[M_BLOCK], n_out - m)
+        for k in range(0, n_in, k_block):
+            n_k = min(k_block, n_in - k)
             call(plan[PACK_COLUMNS], (w + (k * n_out + m) * size, n_out, n_k, n_m, packed, tile))
             for start in range(0, n, panel):
                 width = min(panel, n - start)
@@ -214,10 +214,10 @@ def dense_backward_packed(plan, layer, dz, dh, n):
     size, panel, packed, row = plan[ITEMSIZE], plan[PANEL], plan[PACKED], plan[PACKED_ROW]
     n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W]
     k_block = _even(n_out, plan[K_BLOCK])
-    for j in range(0, n_out, k_block):
-        n_j = min(k_block, n_out - j)
-        for i in range(0, n_in, plan[M_BLOCK]):
-            n_i = min(plan[M_BLOCK], n_in - i)
+    for i in range(0, n_in, plan[M_BLOCK]):
+        n_i = min(plan[M_BLOCK], n_in - i)
+        for j in range(0, n_out, k_block):
+            n_j = min(k_block, n_out - j)
             call(plan[PACK_ROWS], (w + (i * n_out + j) * size, n_out, n_i, n_j, packed, row))
             for start in range(0, n, panel):
                 width = min(panel, n - start)
