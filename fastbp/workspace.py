@@ -26,7 +26,7 @@ _SUPER_BLOCK = 1024  # samples whose activations are kept for the gradient: boun
 _LOSS_UNIT = 64  # samples of one sum of losses, and of a task: activations stay in the nearest caches
 _SMALL_BLOCK = 128  # samples of a task of small networks, which sums a gradient too
 _WIDE_BLOCK = 512  # samples of a task at most where layers are packed: one packing serves them all
-_PACK_ABOVE = 1 << 17  # weights of a layer; smaller ones are read fast enough as they lie
+_PACK_ABOVE = 1 << 16  # weights of a layer; smaller ones are read fast enough as they lie
 # Cache blocks of a product: terms of a sum, and rows (whole tiles). A panel of 128 terms takes 16 KB, in any dtype, and
 # leaves room in the first-level cache for what else a tile reads.
 _K_BLOCK, _M_BLOCK = 128, 22 * TILE_ROWS

@@ -16,7 +16,7 @@ from fastbp.kernels.simd import (
     store_upto,
     sum_lanes,
 )
-from fastbp.kernels.tile import TILE_ROWS, panel_of, tile
+from fastbp.kernels.tile import TILE_ROWS, group_size, pack_group, panel_of, tile
 
 
 def _multiply_panel_signature(T):
@@ -66,12 +66,19 @@ def pack_columns(a, a_row, n_rows, n_columns, packed, packed_tile):
     """Copy the columns of a matrix whose rows are `a_row` apart, tile by tile: TILE_ROWS of them, row for row.
 
     Element (k, t*TILE_ROWS + c) goes to packed[t*packed_tile + k*TILE_ROWS + c]: what the register tile reads for one
-    term after the other lies side by side. A piece of a row is stored as whole vectors, before the next one that it
-    reaches into. No checks: the caller validates; packed_tile >= n_rows * TILE_ROWS + one vector.
+    term after the other lies side by side. Whole tiles go by groups of rows that fill whole vectors. At the edges, a
+    piece of a row is stored as whole vectors, before the next one that it reaches into. No checks: the caller
+    validates; packed_tile >= n_rows * TILE_ROWS + one vector.
     """
-    lanes = lanes_of(a)
+    lanes, group = lanes_of(a), group_size(a)
+    read = (TILE_ROWS - 1) // lanes * lanes + lanes  # columns that a group reads for its TILE_ROWS
+    n_grouped, whole = n_rows - n_rows % group, max(0, (n_columns - read) // TILE_ROWS + 1) * TILE_ROWS
+    for k in range(0, n_grouped, group):
+        for column in range(0, whole, TILE_ROWS):
+            into = column // TILE_ROWS * packed_tile + k * TILE_ROWS
+            pack_group(offset(a, k * a_row + column), a_row, offset(packed, into))
     for k in range(n_rows):
-        for column in range(0, n_columns, TILE_ROWS):
+        for column in range(whole if k < n_grouped else 0, n_columns, TILE_ROWS):
             piece = column // TILE_ROWS * packed_tile + k * TILE_ROWS
             for c in range(0, TILE_ROWS, lanes):
                 store(packed, piece + c, load_upto(a, k * a_row + column + c, n_columns - column - c))

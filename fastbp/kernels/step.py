@@ -193,7 +193,7 @@ def dense_forward_packed(plan, layer, h, z, n):
     size, panel, packed = plan[ITEMSIZE], plan[PANEL], plan[PACKED]
     n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W]
     b, k_block = w + n_in * n_out * size, _even(n_in, plan[K_BLOCK])
-    tile = k_block * TILE_ROWS + panel  # with room for the vector that the last row's pieces reach into
+    tile = -(-k_block * TILE_ROWS // panel) * panel + panel  # with room for the vector that the last row's pieces reach into
     for m in range(0, n_out, plan[M_BLOCK]):
         n_m = min(plan[M_BLOCK], n_out - m)
         for k in range(0, n_in, k_block):

@@ -1,9 +1,11 @@
-"""The register tile of the matrix product and the in-register transpose, as LLVM vector IR.
+"""The register tile of the matrix product, the packing for it and the in-register transpose, as LLVM vector IR.
 
 All accumulators of a tile stay in registers for the whole sum over k: one vector load per vector of b, one broadcast
 per element of a, one FMA per pair. That reaches 98 % of the FMA peak (perf/kernels.py). Sizes follow the CPU that Numba
 compiles for, so the same source serves AVX-512, AVX2, SSE and NEON.
 """
+
+from math import gcd
 
 from llvmlite import ir
 from numba import types
@@ -215,6 +217,59 @@ def tile(typingctx, n_rows, n_left, a, a_row, a_k, a_outer, last, last_outer, b,
         return context.get_dummy_value()
 
     return sig, codegen
+
+
+def _group_size(dtype):
+    """The fewest rows of a tile that fill whole vectors, one behind the other."""
+    return lanes(dtype) // gcd(TILE_ROWS, lanes(dtype))
+
+
+def _emit_picked(builder, vectors, picks):
+    """The vector whose lanes are (vector, lane) of `picks`, by shuffles of two vectors at a time."""
+    n, (first, *others) = len(picks), sorted({vector for vector, _ in picks})
+    picked = vectors[first]
+    lane_ids = [lane if vector == first else 0 for vector, lane in picks]
+    for other in others or [first]:
+        lane_ids = [n + lane if vector == other else lane_ids[i] for i, (vector, lane) in enumerate(picks)]
+        picked = builder.shuffle_vector(picked, vectors[other], ir.Constant(ir.VectorType(I32, n), lane_ids))
+        lane_ids = list(range(n))
+    return picked
+
+
+@intrinsic
+def group_size(typingctx, pointer):
+    """Rows that `pack_group` packs at once, a compile-time constant."""
+
+    def codegen(context, builder, sig, args):
+        return I64(_group_size(pointer.dtype))
+
+    return types.intp(pointer), codegen
+
+
+@intrinsic
+def pack_group(typingctx, a, a_row, packed):
+    """packed[r*TILE_ROWS + c] = a[r*a_row + c] for `group_size` rows r and c < TILE_ROWS, as whole vectors.
+
+    Reads whole vectors too, the last of which may reach beyond TILE_ROWS.
+    """
+
+    def codegen(context, builder, sig, args):
+        a, a_row, packed = args
+        n, n_rows = lanes(sig.args[0].dtype), _group_size(sig.args[0].dtype)
+        vector = ir.VectorType(a.type.pointee, n)
+        loads = {}
+        for row in range(n_rows):
+            for column in range(0, TILE_ROWS, n):
+                pointer = builder.gep(a, [builder.add(builder.mul(a_row, I64(row)), I64(column))])
+                loads[row, column] = emit_load(builder, builder.bitcast(pointer, vector.as_pointer()), vector)
+        for start in range(0, n_rows * TILE_ROWS, n):
+            places = [divmod(element, TILE_ROWS) for element in range(start, start + n)]
+            picks = [((row, column - column % n), column % n) for row, column in places]
+            pointer = builder.bitcast(builder.gep(packed, [I64(start)]), vector.as_pointer())
+            emit_store(builder, _emit_picked(builder, loads, picks), pointer)
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, packed), codegen
 
 
 def _emit_swaps(builder, rows):
