@@ -153,16 +153,33 @@ def expm1(x):
 
 @inline
 def tanh(x):
-    """Hyperbolic tangent, h / (1 + h) with h = expm1(2 * abs(x)) / 2; exactly 1 from where it rounds to 1.
+    """Hyperbolic tangent, h / (1 + h) with h = expm1(2 * abs(x)) / 2; exactly 1 from where it rounds to 1."""
+    shifted, r = tanh_reduce(x)
+    return tanh_quotient(tanh_half_expm1(shifted, r), x)
 
-    A reduction of 2 * abs(x) in one step is enough: its error grows with n, but 1 + h does with 2**n.
+
+@inline
+def tanh_reduce(x):
+    """The first of three stages of `tanh`: n + a constant, and r, of abs(x) = (n * log(2) + 2 * r) / 2.
+
+    One step of reduction is enough: its error grows with n, but 1 + h does with 2**n.
     """
     size = minimum(_TANH_MAX(x), absolute(x))
     shift = _SHIFT(x) + 1.0
     shifted = fma(size, 2.0 * _LOG2_E, shift)
-    power = bitcast(bitcast(shifted) << _MANTISSA_BITS(x))
-    r = fma(shifted - shift, -0.5 * _LN2, size)
-    half = fma(fma(r * r, _expm1_of_twice_factor(r), r), power, fma(power, 0.5, -0.5))
+    return shifted, fma(shifted - shift, -0.5 * _LN2, size)
+
+
+@inline
+def tanh_half_expm1(shifted, r):
+    """The second stage: h."""
+    power = bitcast(bitcast(shifted) << _MANTISSA_BITS(r))
+    return fma(fma(r * r, _expm1_of_twice_factor(r), r), power, fma(power, 0.5, -0.5))
+
+
+@inline
+def tanh_quotient(half, x):
+    """The last stage."""
     return copysign(half / (half + 1.0), x)
 
 
