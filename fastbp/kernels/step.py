@@ -193,7 +193,9 @@ def dense_forward_packed(plan, layer, h, z, n):
     size, panel, packed = plan[ITEMSIZE], plan[PANEL], plan[PACKED]
     n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W]
     b, k_block = w + n_in * n_out * size, _even(n_in, plan[K_BLOCK])
-    tile = -(-k_block * TILE_ROWS // panel) * panel + panel  # with room for the vector that the last row's pieces reach into
+    tile = (
+        -(-k_block * TILE_ROWS // panel) * panel + panel
+    )  # with room for the vector that the last row's pieces reach into
     for m in range(0, n_out, plan[M_BLOCK]):
         n_m = min(plan[M_BLOCK], n_out - m)
         for k in range(0, n_in, k_block):
@@ -325,21 +327,31 @@ def loss_block(plan, source, start, n, scale, sums):
     return n_outside
 
 
+@inline
+def _regroup(plan, layer, d, start, n):
+    """From the derivative of a layer's outputs to that of its z, in place and as the gradient wants it.
+
+    A panel at a time, which is still in the nearest cache when it is regrouped. d : of samples start..start+n-1.
+    """
+    size, panel, super_block, n_out = plan[ITEMSIZE], plan[PANEL], plan[SUPER_BLOCK], layer[N_OUT]
+    for s in range(start, start + n, panel):
+        width, here = min(panel, start + n - s), s * n_out * size
+        if layer[BACKWARD] != 0:
+            call(layer[BACKWARD], (d, layer[Z] + here, layer[H_OUT] + here, width * n_out))
+        if n_out <= plan[NARROW]:
+            call(plan[SPLIT], (d, n_out, width, layer[DZ] + s * size, super_block))
+        else:  # rows of the last, narrower group are as long as the group is wide
+            call(plan[SCATTER], (d, n_out, width, layer[DZ], s, panel * super_block, panel, n_out % panel))
+        d += width * n_out * size
+
+
 @leaf(lambda T: types.void(_TABLE, types.intp, types.intp))
 def backward_block(plan, start, n):
     """From the loss derivative in the plan's `d` to every layer's dz, regrouped for the gradient."""
-    size, panel, super_block = plan[ITEMSIZE], plan[PANEL], plan[SUPER_BLOCK]
     d, d_other = plan[D], plan[D_OTHER]
     for index in range(plan[N_LAYERS] - 1, -1, -1):
         layer = layer_of(plan, index)
-        n_out = layer[N_OUT]
-        here = start * n_out * size
-        if layer[BACKWARD] != 0:
-            call(layer[BACKWARD], (d, layer[Z] + here, layer[H_OUT] + here, n * n_out))
-        if n_out <= plan[NARROW]:
-            call(plan[SPLIT], (d, n_out, n, layer[DZ] + start * size, super_block))
-        else:  # rows of the last, narrower group are as long as the group is wide
-            call(plan[SCATTER], (d, n_out, n, layer[DZ], start, panel * super_block, panel, n_out % panel))
+        _regroup(plan, layer, d, start, n)
         if index > 0:
             _dense_backward(plan, layer, d, d_other, n, start == 0 and n == 1)
             d, d_other = d_other, d
