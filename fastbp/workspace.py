@@ -27,6 +27,7 @@ _LOSS_UNIT = 64  # samples of one sum of losses, and of a task: activations stay
 _SMALL_BLOCK = 128  # samples of a task of small networks, which sums a gradient too
 _WIDE_BLOCK = 512  # samples of a task at most where layers are packed: one packing serves them all
 _PACK_ABOVE = 1 << 16  # weights of a layer; smaller ones are read fast enough as they lie
+_PACK_PRODUCT = 1 << 23  # multiply-adds of a product; smaller ones do not repay the copying
 # Cache blocks of a product: terms of a sum, and rows (whole tiles). A panel of 128 terms takes 16 KB, in any dtype, and
 # leaves room in the first-level cache for what else a tile reads.
 _K_BLOCK, _M_BLOCK = 128, 22 * TILE_ROWS
@@ -130,7 +131,7 @@ class Workspace:
         scratch = [self._reserve_scratch(trains, with_loss) for _ in range(n_workers)]
         base = self._arena.allocate()
         self._layers = self._layer_table(base, kept, params, grads, with_loss)
-        self._tiles = _tile_table(architecture.layout)
+        self._tiles = _tile_table(architecture.layout, n_workers)
         panel = panel_width(architecture.dtype)
         self._constants = np.repeat(np.array([0, 1], architecture.dtype), panel)
         self._params, self._grads = params, grads  # kept alive
@@ -177,6 +178,7 @@ class Workspace:
             "m_block": _M_BLOCK,
             "c_block": _C_BLOCK,
             "pack_above": _PACK_ABOVE,
+            "pack_product": _PACK_PRODUCT,
             "packed_row": _packed_row(dtype),
             "narrow": _NARROW if n_samples >= panel else 0,  # a few samples would leave the lanes empty as well
             "few": panel // 4,
@@ -310,11 +312,15 @@ def _n_weights(layout: Layout) -> int:
     return sum(n_in * n_out for n_in, n_out in pairwise(layout.sizes))
 
 
-def _row_blocks(n_rows: int, n_columns: int) -> list[tuple[int, int]]:
-    """Cut rows into blocks (first, number), as equal as whole tiles allow, whose rectangles fit into the scratch."""
+def _row_blocks(n_rows: int, n_columns: int, n_workers: int) -> list[tuple[int, int]]:
+    """Cut rows into blocks (first, number), as equal as whole tiles allow, whose rectangles fit into the scratch.
+
+    Every worker gets as many of them where there are enough rows.
+    """
     most = min(_RECTANGLE // min(n_columns, _C_BLOCK), _M_BLOCK)
     n_blocks = -(-n_rows // (most // TILE_ROWS * TILE_ROWS))
     n_tiles = -(-n_rows // TILE_ROWS)
+    n_blocks = min(-(-n_blocks // n_workers) * n_workers, n_tiles)
     starts = [number * n_tiles // n_blocks * TILE_ROWS for number in range(n_blocks)]
     return [(start, stop - start) for start, stop in zip(starts, [*starts[1:], n_rows], strict=True)]
 
@@ -335,13 +341,13 @@ def _packed_row(dtype: np.dtype[Any]) -> int:
     return _K_BLOCK + ALIGNMENT // dtype.itemsize
 
 
-def _tile_table(layout: Layout) -> npt.NDArray[np.int64]:
+def _tile_table(layout: Layout, n_workers: int) -> npt.NDArray[np.int64]:
     """Cut the parameters into tasks: a row per tile, as `Tile`. The cut changes no result."""
     if _is_small(layout):
         return np.zeros((1, len(Tile._fields)), np.int64)  # one task for all of them
     tiles = [
         Tile(layer, row, n_rows)
         for layer, (n_in, n_out) in enumerate(pairwise(layout.sizes))
-        for row, n_rows in _row_blocks(n_in + 1, n_out)
+        for row, n_rows in _row_blocks(n_in + 1, n_out, n_workers)
     ]
     return np.array(tiles, np.int64)

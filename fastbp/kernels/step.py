@@ -84,6 +84,7 @@ class Plan(NamedTuple):
     m_block: int
     c_block: int
     pack_above: int
+    pack_product: int
     packed_row: int
     narrow: int
     few: int
@@ -123,7 +124,7 @@ class Plan(NamedTuple):
 
 
 (N_LAYERS, N_TILES, LAYERS, TILES, ITEMSIZE, PANEL, BLOCK, SUPER_BLOCK, LOSS_UNIT, BLOCK_GRADIENTS, GRADIENT_ROW,
- K_BLOCK, M_BLOCK, C_BLOCK, PACK_ABOVE, PACKED_ROW, NARROW, FEW, MULTIPLY, PACK_ROWS, PACK_COLUMNS, MULTIPLY_ROW,
+ K_BLOCK, M_BLOCK, C_BLOCK, PACK_ABOVE, PACK_PRODUCT, PACKED_ROW, NARROW, FEW, MULTIPLY, PACK_ROWS, PACK_COLUMNS, MULTIPLY_ROW,
  MULTIPLY_COLUMN, NARROW_GRADIENT, GATHER, LABELS, ADD_ROWS, SCATTER, SPLIT, ORDER, COPY, LOSS, UPDATE, SHRINK,
  FORWARD_BLOCK, LOSS_BLOCK, BACKWARD_BLOCK, GRADIENT_BLOCK, PARAMETERS, FORWARD_PACKED, BACKWARD_PACKED, D, D_OTHER,
  TARGETS, ROWS, ROW_ADDRESSES, CAST, PACKED, GRADIENT, ZEROS, ONES) = range(len(Plan._fields))  # fmt: skip
@@ -233,7 +234,8 @@ def dense_backward_packed(plan, layer, dz, dh, n):
 @inline
 def _is_packed(plan, layer, n):
     """Whether a layer is large enough for packing, and the samples are enough to make it worth its while."""
-    return layer[N_IN] * layer[N_OUT] > plan[PACK_ABOVE] and 2 * n > plan[PANEL]
+    n_weights = layer[N_IN] * layer[N_OUT]
+    return n_weights > plan[PACK_ABOVE] and n_weights * n > plan[PACK_PRODUCT] and 2 * n > plan[PANEL]
 
 
 @inline
