@@ -138,7 +138,7 @@ class Workspace:
         plans = [
             Plan(
                 **sizes,
-                **self._leaves(update, shrink, trains, with_loss),
+                **self._leaves(update, shrink, trains, with_loss, sizes["narrow"]),
                 **{name: base + offset for name, offset in offsets.items()},
                 block_gradients=base + block_gradients,
                 n_tiles=self._tiles.shape[0],
@@ -248,24 +248,28 @@ class Workspace:
     def _address(self, leaf: Leaf | None) -> int:
         return 0 if leaf is None else leaf.address(self._architecture.dtype)
 
-    def _leaves(self, update: Leaf | None, shrink: Leaf | None, trains: bool, with_loss: bool) -> dict[str, int]:
-        """Return the fields of `Plan` that are leaves."""
+    def _leaves(
+        self, update: Leaf | None, shrink: Leaf | None, trains: bool, with_loss: bool, narrow: int
+    ) -> dict[str, int]:
+        """Return the fields of `Plan` that are leaves: those that this network needs, as each takes time to compile."""
         loss = LOSSES[self._architecture.loss].leaf if with_loss else None
         layout = self._architecture.layout
         is_small, is_wide = _is_small(layout), _is_wide(layout)
+        has_narrow = trains and min(layout.sizes[1:]) <= narrow
+        keeps_z = trains and any(ACTIVATIONS[name].keeps_z for name in self._architecture.activations)
         parameters = step.parameters_of_layers if is_small else step.parameters_of_rows
         leaves = {
             "multiply": gemm.multiply_panel,
             "multiply_row": gemm.multiply_row,
-            "multiply_column": gemm.multiply_column,
-            "narrow_gradient": gemm.narrow_gradient,
+            "multiply_column": gemm.multiply_column if trains else None,
+            "narrow_gradient": gemm.narrow_gradient if has_narrow else None,
             "gather": gather.gather_rows,
             "labels": gather.gather_labels,
             "add_rows": gemm.add_rows if trains and is_small else None,
             "scatter": gather.scatter_rows,
-            "split": gather.split_features,
+            "split": gather.split_features if has_narrow else None,
             "order": shuffle.sample_order,
-            "copy": gather.copy,
+            "copy": gather.copy if keeps_z else None,
             "loss": loss,
             "update": update,
             "shrink": shrink,
