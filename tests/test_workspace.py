@@ -1,5 +1,7 @@
 """Nothing outside the buffers is touched, whatever the sizes; and nothing that is read was left there by chance."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ import fastbp
 from cases import ACTIVATIONS
 from fastbp import workspace
 from fastbp.kernels.losses import LOSSES
+from fastbp.kernels.tile import TILE_ROWS
 from guards import guarded, needs_guard_pages
 from problems import bits, state_of
 
@@ -220,3 +223,18 @@ def test_workspace_is_bounded_by_the_super_block_not_by_the_batch():
         for n_samples in (1, 1024, 5000, 10**9)
     ]
     assert sizes[0] < sizes[1] == sizes[2] == sizes[3]
+
+
+@pytest.mark.parametrize("sizes", [(300, 400, 3), (784, 128, 10), (9, 3000, 7), (2, 20_000)])
+def test_tile_table_covers_every_row_once_and_serves_all_workers_alike(sizes):
+    layout = fastbp.MLP(sizes, "relu", seed=0)._architecture.layout
+    assert layout.n_params > workspace._SMALL_NETWORK
+    for n_workers in (1, 2, 3, 8):
+        tiles = [workspace.Tile(*row) for row in workspace._tile_table(layout, n_workers)]
+        for layer, (n_in, n_out) in enumerate(pairwise(sizes)):
+            pieces = [tile for tile in tiles if tile.layer == layer]
+            rows = [row for piece in pieces for row in range(piece.first_row, piece.first_row + piece.n_rows)]
+            assert rows == list(range(n_in + 1))
+            assert all(piece.n_rows > 0 for piece in pieces)
+            assert len(pieces) % n_workers == 0 or all(piece.n_rows <= TILE_ROWS for piece in pieces)
+            assert max(piece.n_rows * min(n_out, workspace._C_BLOCK) for piece in pieces) <= workspace._RECTANGLE

@@ -58,9 +58,10 @@ class Plan(NamedTuple):
     n_layers, n_tiles; layers, tiles : addresses of their tables. itemsize : bytes. panel : width of the register tile.
     block : samples of a task; super_block : samples that the buffers hold; loss_unit : samples whose losses are one
     sum. block_gradients : of small networks, the gradients of a super-block's blocks, gradient_row elements apart.
-    k_block, m_block, c_block : cache blocks of a product, in terms of a sum, rows and columns. pack_above :
-    weights of a layer above which w is packed, in rows of packed_row elements. narrow : most outputs of a layer whose
-    gradient is summed over lanes of samples; few : most samples whose products run with the lanes over outputs.
+    k_block, m_block, c_block : cache blocks of a product, in terms of a sum, rows and columns. pack_above,
+    pack_product : weights of a layer and multiply-adds of a product above which w is packed, in rows of packed_row
+    elements. narrow : most outputs of a layer whose gradient is summed over lanes of samples; few : most samples whose
+    products run with the lanes over outputs.
 
     Addresses of leaves, 0 for what is not used: multiply to backward_packed.
 
@@ -124,10 +125,10 @@ class Plan(NamedTuple):
 
 
 (N_LAYERS, N_TILES, LAYERS, TILES, ITEMSIZE, PANEL, BLOCK, SUPER_BLOCK, LOSS_UNIT, BLOCK_GRADIENTS, GRADIENT_ROW,
- K_BLOCK, M_BLOCK, C_BLOCK, PACK_ABOVE, PACK_PRODUCT, PACKED_ROW, NARROW, FEW, MULTIPLY, PACK_ROWS, PACK_COLUMNS, MULTIPLY_ROW,
- MULTIPLY_COLUMN, NARROW_GRADIENT, GATHER, LABELS, ADD_ROWS, SCATTER, SPLIT, ORDER, COPY, LOSS, UPDATE, SHRINK,
- FORWARD_BLOCK, LOSS_BLOCK, BACKWARD_BLOCK, GRADIENT_BLOCK, PARAMETERS, FORWARD_PACKED, BACKWARD_PACKED, D, D_OTHER,
- TARGETS, ROWS, ROW_ADDRESSES, CAST, PACKED, GRADIENT, ZEROS, ONES) = range(len(Plan._fields))  # fmt: skip
+ K_BLOCK, M_BLOCK, C_BLOCK, PACK_ABOVE, PACK_PRODUCT, PACKED_ROW, NARROW, FEW, MULTIPLY, PACK_ROWS, PACK_COLUMNS,
+ MULTIPLY_ROW, MULTIPLY_COLUMN, NARROW_GRADIENT, GATHER, LABELS, ADD_ROWS, SCATTER, SPLIT, ORDER, COPY, LOSS, UPDATE,
+ SHRINK, FORWARD_BLOCK, LOSS_BLOCK, BACKWARD_BLOCK, GRADIENT_BLOCK, PARAMETERS, FORWARD_PACKED, BACKWARD_PACKED, D,
+ D_OTHER, TARGETS, ROWS, ROW_ADDRESSES, CAST, PACKED, GRADIENT, ZEROS, ONES) = range(len(Plan._fields))  # fmt: skip
 PLAN_SIZE = len(Plan._fields)
 
 
