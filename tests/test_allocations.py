@@ -96,7 +96,7 @@ def warm():
     for dtype in ("float32", "float64"):
         use(regressor(dtype=dtype), *regression())
         use(classifier(dtype=dtype), *classes())
-        use(fastbp.MLP([2, 1], dtype=dtype, seed=0), *regression(50, 2), batch_size=None)  # leaves of a narrow layer
+        use(fastbp.MLP([2, 300, 300, 1], dtype=dtype, seed=0), *regression(50, 2), batch_size=None)  # wide and narrow
     return _jit.n_compiled(), n_signatures()
 
 
