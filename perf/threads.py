@@ -108,7 +108,7 @@ def short_fits(counts: list[int | None], dtype: str, rounds: int) -> dict[str, d
 @numba.njit(nogil=True)
 def _meet_often(sync: int, is_helper: int, n_wanted: int, n_meetings: int) -> int:
     meeting = int64_at(sync)
-    worker, n_workers = team.enter(meeting, is_helper, n_wanted, 10**9, 2**62)
+    worker, n_workers = team.enter(meeting, is_helper, n_wanted, 10**9, 2**62)  # both wait for ever, all but
     if worker >= 0:
         for i in range(n_meetings):
             team.meet(meeting, n_workers, i + 1)

@@ -118,19 +118,20 @@ def emit_horner(builder, x, coefficients):
     return value
 
 
-def _shuffle(builder, x, y, lane_ids):
+def emit_shuffle(builder, x, y, lane_ids):
+    """The lanes with these numbers of x, followed by y."""
     return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(lane_ids)), lane_ids))
 
 
 def emit_split(builder, x):
     """The lower and the upper half of the lanes."""
     n, undefined = x.type.count, ir.Constant(x.type, ir.Undefined)
-    return [_shuffle(builder, x, undefined, list(range(start, start + n // 2))) for start in (0, n // 2)]
+    return [emit_shuffle(builder, x, undefined, list(range(start, start + n // 2))) for start in (0, n // 2)]
 
 
 def emit_concatenate(builder, low, high):
     """The lanes of `low`, then those of `high`."""
-    return _shuffle(builder, low, high, list(range(2 * low.type.count)))
+    return emit_shuffle(builder, low, high, list(range(2 * low.type.count)))
 
 
 def emit_scale(builder, x, n):

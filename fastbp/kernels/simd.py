@@ -138,14 +138,20 @@ def first_lanes(typingctx, like, n_left):
     return mask(like, types.intp), codegen
 
 
-@intrinsic
-def lanes_of(typingctx, pointer):
-    """Elements of a vector behind `pointer`, a compile-time constant."""
+def constant_of(of_dtype):
+    """A function of a pointer that is the compile-time constant `of_dtype(dtype)` of what lies behind it."""
 
-    def codegen(context, builder, sig, args):
-        return I64(lanes(pointer.dtype))
+    @intrinsic
+    def constant(typingctx, pointer):
+        def codegen(context, builder, sig, args):
+            return I64(of_dtype(pointer.dtype))
 
-    return types.intp(pointer), codegen
+        return types.intp(pointer), codegen
+
+    return constant
+
+
+lanes_of = constant_of(lanes)  # elements of a vector
 
 
 @intrinsic

@@ -13,17 +13,18 @@ from numba.extending import intrinsic
 
 from fastbp.kernels.emit import (
     I8,
-    I32,
     I64,
     emit_first,
     emit_fma,
     emit_load,
     emit_opaque,
     emit_prefetch,
+    emit_shuffle,
     emit_splat,
     emit_store,
     size_of,
 )
+from fastbp.kernels.simd import constant_of
 from fastbp.kernels.target import N_REGISTERS, lanes
 
 # Two vectors per row, and as many rows as the register file has accumulators for, beside two vectors of b and some
@@ -39,14 +40,7 @@ def panel_width(dtype) -> int:
     return VECTORS * lanes(dtype)
 
 
-@intrinsic
-def panel_of(typingctx, pointer):
-    """`panel_width` of the elements behind `pointer`, a compile-time constant."""
-
-    def codegen(context, builder, sig, args):
-        return I64(panel_width(pointer.dtype))
-
-    return types.intp(pointer), codegen
+panel_of = constant_of(panel_width)
 
 
 def _emit_row_offsets(builder, pointer, stride, n_rows):
@@ -220,30 +214,18 @@ def tile(typingctx, n_rows, n_left, a, a_row, a_k, a_outer, last, last_outer, b,
 
 
 def _group_size(dtype):
-    """The fewest rows of a tile that fill whole vectors, one behind the other."""
+    """The rows that `pack_group` packs at once: the fewest that fill whole vectors, one behind the other."""
     return lanes(dtype) // gcd(TILE_ROWS, lanes(dtype))
 
 
 def _emit_picked(builder, vectors, picks):
-    """The vector whose lanes are (vector, lane) of `picks`, by shuffles of two vectors at a time."""
-    n, (first, *others) = len(picks), sorted({vector for vector, _ in picks})
-    picked = vectors[first]
-    lane_ids = [lane if vector == first else 0 for vector, lane in picks]
-    for other in others or [first]:
-        lane_ids = [n + lane if vector == other else lane_ids[i] for i, (vector, lane) in enumerate(picks)]
-        picked = builder.shuffle_vector(picked, vectors[other], ir.Constant(ir.VectorType(I32, n), lane_ids))
-        lane_ids = list(range(n))
-    return picked
+    """The vector whose lanes are (vector, lane) of `picks`, which come from one or two of the vectors."""
+    used = sorted({vector for vector, _ in picks})
+    lane_ids = [used.index(vector) * len(picks) + lane for vector, lane in picks]
+    return emit_shuffle(builder, vectors[used[0]], vectors[used[-1]], lane_ids)
 
 
-@intrinsic
-def group_size(typingctx, pointer):
-    """Rows that `pack_group` packs at once, a compile-time constant."""
-
-    def codegen(context, builder, sig, args):
-        return I64(_group_size(pointer.dtype))
-
-    return types.intp(pointer), codegen
+group_size = constant_of(_group_size)
 
 
 @intrinsic
@@ -276,15 +258,12 @@ def _emit_swaps(builder, rows):
     """Transpose the square of the vectors `rows` in place: swap its off-diagonal blocks of growing width."""
     n, width = len(rows), 1
 
-    def shuffle(x, y, order):
-        return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, n), order))
-
     while width < n:
         for i in range(n):
             if not i & width:
                 x, y = rows[i], rows[i | width]
-                rows[i] = shuffle(x, y, [j if not j & width else n + (j ^ width) for j in range(n)])
-                rows[i | width] = shuffle(x, y, [j | width if not j & width else n + j for j in range(n)])
+                rows[i] = emit_shuffle(builder, x, y, [j if not j & width else n + (j ^ width) for j in range(n)])
+                rows[i | width] = emit_shuffle(builder, x, y, [j | width if not j & width else n + j for j in range(n)])
         width *= 2
 
 
