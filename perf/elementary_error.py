@@ -5,7 +5,6 @@ one core; `--step 1001 --points 20000` takes half a minute.
 """
 
 import argparse
-import ctypes
 import math
 
 import mpmath
@@ -15,6 +14,7 @@ from numba import types
 
 from fastbp._jit import leaf
 from fastbp.kernels import elementary
+from fastbp.kernels.calls import call
 from fastbp.kernels.simd import lanes_of, load, store
 
 CHUNK = 1 << 20
@@ -38,6 +38,11 @@ FUNCTIONS = {
 }
 
 
+@numba.njit
+def call_leaf(address, arguments):
+    call(address, arguments)
+
+
 def in_vectors(function):
     """Return `f(x) -> y` on arrays of a multiple of 64 elements."""
 
@@ -46,11 +51,10 @@ def in_vectors(function):
             store(y, i, function(load(x, i)))
 
     compiled = leaf(lambda dtype: types.void(types.CPointer(dtype), types.CPointer(dtype), types.intp))(body)
-    prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ssize_t)
 
     def apply(x):
         y = np.empty_like(x)
-        prototype(compiled.address(x.dtype))(x.ctypes.data, y.ctypes.data, x.size)
+        call_leaf(compiled.address(x.dtype), (x.ctypes.data, y.ctypes.data, x.size))
         return y
 
     return apply

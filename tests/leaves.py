@@ -8,13 +8,24 @@ from numba import types
 
 from fastbp.kernels.tile import panel_width
 
+_RETURNED_NONE = -2  # the status of a function that returns None
+
 
 def call(leaf, dtype, *arguments):
     """Call the leaf for `dtype` through its address, arrays by that of their first element; returns its result."""
     signature = leaf._signature(numba.from_dtype(np.dtype(dtype)))
     assert len(arguments) == len(signature.args)
-    function = ctypes.CFUNCTYPE(_c_type(signature.return_type), *map(_c_type, signature.args))(leaf.address(dtype))
-    return function(*(_address(value) if isinstance(value, np.ndarray) else value for value in arguments))
+    return call_address(leaf.address(dtype), signature, *arguments)
+
+
+def call_address(address, signature, *arguments):
+    """Call the function of this signature at an address, by Numba's calling convention, from C."""
+    result, exception = ctypes.c_ssize_t(), ctypes.c_void_p()
+    prototype = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *map(_c_type, signature.args))
+    values = (_address(value) if isinstance(value, np.ndarray) else value for value in arguments)
+    status = prototype(address)(ctypes.byref(result), ctypes.byref(exception), *values)
+    assert status in (0, _RETURNED_NONE)
+    return None if signature.return_type == types.void else result.value
 
 
 def panels_of(matrix):
@@ -29,8 +40,6 @@ def _address(array):
 
 
 def _c_type(numba_type):
-    if numba_type == types.void:
-        return None
     if isinstance(numba_type, types.CPointer):
         return ctypes.c_void_p
     return ctypes.c_double if numba_type == types.float64 else ctypes.c_ssize_t
