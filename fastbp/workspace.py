@@ -31,6 +31,7 @@ _PACK_PRODUCT = 1 << 23  # multiply-adds of a product; smaller ones do not repay
 # Cache blocks of a product: terms of a sum, and rows (whole tiles). A panel of 128 terms takes 16 KB, in any dtype, and
 # leaves room in the first-level cache for what else a tile reads.
 _K_BLOCK, _M_BLOCK = 128, 22 * TILE_ROWS
+_S_BLOCK = 256  # samples of a block of a gradient: twice as many terms as above halve how often its sums are loaded
 # Of a gradient that is updated at once: columns, long pieces of memory, and elements.
 _C_BLOCK, _RECTANGLE = 512, 4 * TILE_ROWS * 512
 _NARROW = 4  # outputs; wider ones fill the lanes of the register tile well enough
@@ -177,6 +178,7 @@ class Workspace:
             "k_block": _K_BLOCK,
             "m_block": _M_BLOCK,
             "c_block": _C_BLOCK,
+            "s_block": _S_BLOCK,
             "pack_above": _PACK_ABOVE,
             "pack_product": _PACK_PRODUCT,
             "packed_row": _packed_row(dtype),

@@ -74,6 +74,13 @@ def emit_opaque(builder, value):
     return builder.asm(ir.FunctionType(value.type, [value.type]), "", f"={register},0", [value], False)
 
 
+def emit_kept(builder, mask):
+    """The same mask, which is not computed anew wherever it is used: AVX-512 keeps it as an integer's bits."""
+    if VECTOR_BYTES < 64:
+        return mask
+    return builder.bitcast(emit_opaque(builder, builder.bitcast(mask, ir.IntType(mask.type.count))), mask.type)
+
+
 def emit_prefetch(builder, pointer):
     """Ask for the cache line behind a pointer, which may point anywhere."""
     to_read, to_all_caches, data = I32(0), I32(3), I32(1)

@@ -58,7 +58,8 @@ class Plan(NamedTuple):
     n_layers, n_tiles; layers, tiles : addresses of their tables. itemsize : bytes. panel : width of the register tile.
     block : samples of a task; super_block : samples that the buffers hold; loss_unit : samples whose losses are one
     sum. block_gradients : of small networks, the gradients of a super-block's blocks, gradient_row elements apart.
-    k_block, m_block, c_block : cache blocks of a product, in terms of a sum, rows and columns. pack_above,
+    k_block, m_block, c_block : cache blocks of a product, in terms of a sum, rows and columns. s_block : terms of a
+    gradient, which are samples. pack_above,
     pack_product : weights of a layer and multiply-adds of a product above which w is packed, in rows of packed_row
     elements. narrow : most outputs of a layer whose gradient is summed over lanes of samples; few : most samples whose
     products run with the lanes over outputs.
@@ -84,6 +85,7 @@ class Plan(NamedTuple):
     k_block: int
     m_block: int
     c_block: int
+    s_block: int
     pack_above: int
     pack_product: int
     packed_row: int
@@ -125,7 +127,7 @@ class Plan(NamedTuple):
 
 
 (N_LAYERS, N_TILES, LAYERS, TILES, ITEMSIZE, PANEL, BLOCK, SUPER_BLOCK, LOSS_UNIT, BLOCK_GRADIENTS, GRADIENT_ROW,
- K_BLOCK, M_BLOCK, C_BLOCK, PACK_ABOVE, PACK_PRODUCT, PACKED_ROW, NARROW, FEW, MULTIPLY, PACK_ROWS, PACK_COLUMNS,
+ K_BLOCK, M_BLOCK, C_BLOCK, S_BLOCK, PACK_ABOVE, PACK_PRODUCT, PACKED_ROW, NARROW, FEW, MULTIPLY, PACK_ROWS, PACK_COLUMNS,
  MULTIPLY_ROW, MULTIPLY_COLUMN, NARROW_GRADIENT, GATHER, LABELS, ADD_ROWS, SCATTER, SPLIT, ORDER, COPY, LOSS, UPDATE,
  SHRINK, FORWARD_BLOCK, LOSS_BLOCK, BACKWARD_BLOCK, GRADIENT_BLOCK, PARAMETERS, FORWARD_PACKED, BACKWARD_PACKED, D,
  D_OTHER, TARGETS, ROWS, ROW_ADDRESSES, CAST, PACKED, GRADIENT, ZEROS, ONES) = range(len(Plan._fields))  # fmt: skip
@@ -378,7 +380,7 @@ def _gradient(plan, layer, first_row, n_rows, first_column, n_columns, start, n,
     s, stop = start, start + n
     while s < stop:
         # As many whole panels as a cache block has, or the narrow one at the end.
-        n_panels = min((stop - s) // panel, plan[K_BLOCK] // panel)
+        n_panels = min((stop - s) // panel, plan[S_BLOCK] // panel)
         n_s, width, n_outer = (n_panels * panel, panel, n_panels) if n_panels > 0 else (stop - s, stop - s, 1)
         for j in range(first_column, first_column + n_columns, panel):
             group = min(panel, n_out - j)

@@ -16,6 +16,7 @@ from fastbp.kernels.emit import (
     I64,
     emit_first,
     emit_fma,
+    emit_kept,
     emit_load,
     emit_opaque,
     emit_prefetch,
@@ -80,7 +81,8 @@ class _Tile:
         self.vector = ir.VectorType(element, self.lanes)
         self.cells = [(row, v) for row in range(n_rows) for v in range(n_vectors)]
         left_in_last = builder.sub(self.n_left, I64((n_vectors - 1) * self.lanes))
-        self.masks = [None] * (n_vectors - 1) + [emit_first(builder, left_in_last, self.lanes) if masked else None]
+        mask = emit_kept(builder, emit_first(builder, left_in_last, self.lanes)) if masked else None
+        self.masks = [None] * (n_vectors - 1) + [mask]
 
     def _rows_of(self, pointer, stride):
         return [self.builder.gep(pointer, [self.builder.mul(stride, I64(row))]) for row in range(self.n_rows)]
