@@ -43,15 +43,16 @@ import numpy as np
 from numba import types
 from numba.core import config, event
 from numba.core.caching import _Cache
-from numba.core.codegen import get_host_cpu_features
+from numba.core.codegen import JITCodeLibrary, get_host_cpu_features
 from numba.core.compiler import Compiler, CompileResult
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.dispatcher import Dispatcher, _FunctionCompiler
 from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 
-# The Python error model adds branches for division by zero, which stop vectorisation.
-_OPTIONS = {"error_model": "numpy"}
+# The Python error model adds branches for division by zero, which stop vectorisation. Numba's rewrites are of array
+# expressions, exceptions and prints: nothing that is in a kernel, and a twentieth of the time to compile.
+_OPTIONS = {"error_model": "numpy", "no_rewrites": True}
 # Settings of Numba that change the machine code; its own cache ignores them.
 _SETTINGS = ("BOUNDSCHECK", "DEBUGINFO_DEFAULT", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "USING_SVML")
 _FLOAT_TYPES = {np.dtype(np.float32): types.float32, np.dtype(np.float64): types.float64}
@@ -68,6 +69,50 @@ _UNUSED_FOLDER_AGE = 90 * _DAY
 _TEMPORARY_FILE_AGE = _DAY
 
 
+class _Library(JITCodeLibrary):
+    """Machine code, optimised once: Numba's own runs a first round for its reference counts, of which ours has none."""
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        ll_module.data_layout = self._codegen._data_layout
+
+    def _optimize_final_module(self) -> None:
+        passes, builder = self._codegen._module_pass_manager()
+        passes.run(self._final_module, builder)
+
+
+class _HelperLibrary(_Library):
+    """A helper's code, which its callers link in and optimise: alone, it is neither optimised nor made machine code."""
+
+    def finalize(self) -> None:
+        self._raise_if_finalized()
+        for library in dict.fromkeys(self._linking_libraries):
+            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+
+class _Compiler(Compiler):
+    library = _Library
+
+    def compile_extra(self, function: Callable[..., Any]) -> CompileResult:
+        self.state.library = self.library(self.state.targetctx.codegen(), function.__qualname__)
+        self.state.library.enable_object_caching()
+        return super().compile_extra(function)
+
+
+class _HelperCompiler(_Compiler):
+    library = _HelperLibrary
+
+    def compile_extra(self, function: Callable[..., Any]) -> CompileResult:
+        self.state.flags.no_compile = True
+        compiled = super().compile_extra(function)
+        self.state.library.finalize()
+        # Numba knows compiled code by its entry for Python; this one raises KeyError whatever it is called with.
+        entry_point = {}.__getitem__
+        self.state.targetctx.insert_user_function(entry_point, compiled.fndesc, [compiled.library])
+        return compiled._replace(entry_point=entry_point)
+
+
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile an entry point on its first call with each signature, without the GIL, and keep it on disk.
 
@@ -82,7 +127,7 @@ def kernel(function: Callable[..., Any]) -> Any:
     numba.core.dispatcher.Dispatcher
         The compiled function.
     """
-    dispatcher = numba.njit(nogil=True, **_OPTIONS)(function)
+    dispatcher = numba.njit(nogil=True, pipeline_class=_Compiler, **_OPTIONS)(function)
     dispatcher._cache = _DiskCache(function)
     return dispatcher
 
@@ -100,8 +145,10 @@ def inline(function: Callable[..., Any]) -> Any:
     numba.core.dispatcher.Dispatcher
         The compiled function, which LLVM inlines into kernels, leaves and other helpers.
     """
-    # Nobody takes a helper's address; without its C wrapper it compiles in some 10 % less time.
-    return numba.njit(forceinline=True, no_cfunc_wrapper=True, no_cpython_wrapper=True, **_OPTIONS)(function)
+    # Nobody takes a helper's address: it needs no wrapper, and is optimised with its callers only.
+    return numba.njit(
+        forceinline=True, no_cfunc_wrapper=True, no_cpython_wrapper=True, pipeline_class=_HelperCompiler, **_OPTIONS
+    )(function)
 
 
 class _LeafCompiler(_FunctionCompiler):
@@ -192,7 +239,7 @@ class Leaf:
         return self._signature(_FLOAT_TYPES[dtype])
 
     def _compile(self, signature: Any) -> CompileResult:
-        compiler = _LeafCompiler(self.__wrapped__, cpu_target, dict(_OPTIONS), {}, Compiler)
+        compiler = _LeafCompiler(self.__wrapped__, cpu_target, dict(_OPTIONS), {}, _Compiler)
         return compiler.compile(signature.args, signature.return_type)
 
     def __reduce__(self) -> str:

@@ -200,6 +200,11 @@ def test_inline_helper_leaves_no_call_in_leaf():
     assert not re.search(r"(define|declare|call)\b.*opposite", code)
 
 
+def test_inline_helper_called_from_python_raises():
+    with pytest.raises(KeyError):
+        opposite(1.0)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_leaf_address_each_dtype_runs_its_own_code(dtype):
     z = np.arange(5, dtype=dtype)
