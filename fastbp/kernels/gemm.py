@@ -10,13 +10,12 @@ from fastbp.kernels.simd import (
     load_first,
     load_upto,
     offset,
-    pointer_at,
     splat,
     store,
     store_upto,
     sum_lanes,
 )
-from fastbp.kernels.tile import TILE_ROWS, group_size, pack_group, panel_of, tile
+from fastbp.kernels.tile import TILE_ROWS, group_size, multiply_tiles, pack_group, panel_of
 
 
 def _multiply_panel_signature(T):
@@ -37,15 +36,8 @@ def multiply_panel(n_m, n_left, a, a_tile, a_row, a_k, a_outer, ones, b, b_k, c,
     init : as in `tile`; may be c itself (then the product is added to it).
     Reads and writes min(n_left, panel) columns. No checks: the caller validates.
     """
-    for m in range(0, n_m, TILE_ROWS):
-        rows = min(TILE_ROWS, n_m - m)
-        if ones != 0 and m + rows == n_m:
-            last, last_outer = pointer_at(ones, a), 0
-        else:
-            last, last_outer = offset(a, (rows - 1) * a_row), a_outer
-        tile(rows, n_left, a, a_row, a_k, a_outer, last, last_outer, b, b_k, offset(c, m * c_row), c_row,
-             offset(init, m * init_row), init_row, init_is_column, n_inner, n_outer)  # fmt: skip
-        a = offset(a, a_tile)
+    multiply_tiles(n_m, n_left, a, a_tile, a_row, a_k, a_outer, ones, b, b_k, c, c_row, init, init_row, init_is_column,
+                   n_inner, n_outer)  # fmt: skip
 
 
 @leaf(lambda T: types.void(types.CPointer(T), types.intp, types.intp, types.intp, types.CPointer(T), types.intp))

@@ -5,7 +5,9 @@ per element of a, one FMA per pair. That reaches 98 % of the FMA peak (perf/kern
 compiles for, so the same source serves AVX-512, AVX2, SSE and NEON.
 """
 
+from contextlib import contextmanager
 from math import gcd
+from typing import NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -26,7 +28,7 @@ from fastbp.kernels.emit import (
     size_of,
 )
 from fastbp.kernels.simd import constant_of
-from fastbp.kernels.target import N_REGISTERS, lanes
+from fastbp.kernels.target import N_REGISTERS, VECTOR_BYTES, lanes
 
 # Two vectors per row, and as many rows as the register file has accumulators for, beside two vectors of b and some
 # broadcasts: the more rows, the fewer loads and other instructions per FMA. On processors that start four instructions
@@ -68,60 +70,115 @@ def _emit_advance(builder, pointer, n_bytes):
     return builder.bitcast(builder.gep(data, [n_bytes]), pointer.type)
 
 
-class _Tile:
-    """Emits c[rows, n_left] = init + a[rows, k] @ b[k, n_left] for one number of rows and one shape of the edge."""
+class _Product(NamedTuple):
+    """The operands of `multiply_tiles`, as LLVM values."""
 
-    def __init__(self, builder, args, n_rows, n_vectors, masked):
-        (_, self.n_left, self.a, self.a_row, self.a_k, self.a_outer, self.last, self.last_outer, self.b, self.b_k,
-         self.c, self.c_row, self.init, self.init_row, self.init_is_column, self.n_inner,
-         self.n_outer) = args  # fmt: skip
-        self.builder, self.n_rows, self.n_vectors = builder, n_rows, n_vectors
-        element = self.a.type.pointee
-        self.lanes = lanes(types.float32 if isinstance(element, ir.FloatType) else types.float64)
-        self.vector = ir.VectorType(element, self.lanes)
-        self.cells = [(row, v) for row in range(n_rows) for v in range(n_vectors)]
-        left_in_last = builder.sub(self.n_left, I64((n_vectors - 1) * self.lanes))
-        mask = emit_kept(builder, emit_first(builder, left_in_last, self.lanes)) if masked else None
+    n_m: ir.Value
+    n_left: ir.Value
+    a: ir.Value
+    a_tile: ir.Value
+    a_row: ir.Value
+    a_k: ir.Value
+    a_outer: ir.Value
+    ones: ir.Value
+    b: ir.Value
+    b_k: ir.Value
+    c: ir.Value
+    c_row: ir.Value
+    init: ir.Value
+    init_row: ir.Value
+    init_is_column: ir.Value
+    n_inner: ir.Value
+    n_outer: ir.Value
+
+    def tile_after(self, builder, n_tiles):
+        """The operands of the tiles behind the first n_tiles."""
+        n_rows = builder.mul(n_tiles, I64(TILE_ROWS))
+        return self._replace(
+            a=builder.gep(self.a, [builder.mul(n_tiles, self.a_tile)]),
+            c=builder.gep(self.c, [builder.mul(n_rows, self.c_row)]),
+            init=builder.gep(self.init, [builder.mul(n_rows, self.init_row)]),
+        )
+
+
+def _emit_phis(builder, values, block):
+    """Phis that have these values when `block` comes before."""
+    phis = []
+    for value in values:
+        phi = builder.phi(value.type)
+        phi.add_incoming(value, block)
+        phis.append(phi)
+    return phis
+
+
+@contextmanager
+def _emit_loop(builder, n, values):
+    """Emit a loop of n >= 1 turns; gives a list of what `values` are in this turn, to be replaced by the next ones.
+
+    Behind the loop the list holds what the last turn has put there.
+    """
+    before, body, done = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("done")
+    builder.branch(body)
+    builder.position_at_end(body)
+    count, *phis = _emit_phis(builder, [I64(0), *values], before)
+    carried = list(phis)
+    yield carried
+    next_count = builder.add(count, I64(1))
+    for phi, value in zip([count, *phis], [next_count, *carried], strict=True):
+        phi.add_incoming(value, builder.block)
+    builder.cbranch(builder.icmp_signed("<", next_count, n), body, done)
+    builder.position_at_end(done)
+
+
+class _Tile:
+    """Emits c[rows, n_left] = init + a[rows, k] @ b[k, n_left] for one number of rows and one shape of the edge.
+
+    last : pointer of the last row of a, and its stride over o; None where that row lies behind the others.
+    """
+
+    def __init__(self, builder, product, a_offsets, n_vectors, mask, last=None):
+        self.builder, self.product, self.a_offsets, self.last = builder, product, a_offsets, last
+        element = product.a.type.pointee
+        self.n_rows, self.n_vectors = len(a_offsets), n_vectors
+        self.vector = ir.VectorType(element, VECTOR_BYTES // size_of(element))
+        self.cells = [(row, v) for row in range(self.n_rows) for v in range(n_vectors)]
         self.masks = [None] * (n_vectors - 1) + [mask]
 
     def _rows_of(self, pointer, stride):
-        return [self.builder.gep(pointer, [self.builder.mul(stride, I64(row))]) for row in range(self.n_rows)]
+        """Pointers to the rows, each from the one before: an addition is cheaper than a register for each row."""
+        pointers = [pointer]
+        for _ in range(1, self.n_rows):
+            pointers.append(emit_opaque(self.builder, self.builder.gep(pointers[-1], [stride])))
+        return pointers
 
     def _rows_of_a(self, a, last):
-        return [*(_emit_advance(self.builder, a, offset) for offset in self.a_offsets[:-1]), last]
+        rows = [_emit_advance(self.builder, a, offset) for offset in self.a_offsets]
+        return rows if self.last is None else [*rows[:-1], last]
 
     def _pointer(self, row_pointer, v):
-        element = self.builder.gep(row_pointer, [I64(v * self.lanes)])
+        element = self.builder.gep(row_pointer, [I64(v * self.vector.count)])
         return self.builder.bitcast(element, self.vector.as_pointer())
 
     def _load(self, row_pointer, v):
         return emit_load(self.builder, self._pointer(row_pointer, v), self.vector, self.masks[v])
 
-    def _phis(self, values, block):
-        phis = []
-        for value in values:
-            phi = self.builder.phi(value.type)
-            phi.add_incoming(value, block)
-            phis.append(phi)
-        return phis
-
     def emit(self):
-        self.a_offsets = _emit_row_offsets(self.builder, self.a, self.a_row, self.n_rows)
-        accumulators = self._outer_loop(self._initial())
-        rows = self._rows_of(self.c, self.c_row)
-        for (row, v), value in zip(self.cells, accumulators, strict=True):
+        sums = self._outer_loop(self._initial())
+        rows = self._rows_of(self.product.c, self.product.c_row)
+        for (row, v), value in zip(self.cells, sums, strict=True):
             emit_store(self.builder, value, self._pointer(rows[row], v), self.masks[v])
 
     def _initial(self):
         """One vector per cell: `init` row by row, or one element of it per row."""
-        builder = self.builder
-        rows = self._rows_of(self.init, self.init_row)
+        builder, init, init_row = self.builder, self.product.init, self.product.init_row
         column, matrix, start = (builder.append_basic_block(name) for name in ("column", "matrix", "start"))
-        builder.cbranch(builder.icmp_signed("!=", self.init_is_column, I64(0)), column, matrix)
+        builder.cbranch(builder.icmp_signed("!=", self.product.init_is_column, I64(0)), column, matrix)
         builder.position_at_end(column)
-        splats = [emit_splat(builder, builder.load(pointer), self.lanes) for pointer in rows]
+        splats = [emit_splat(builder, builder.load(pointer), self.vector.count)
+                  for pointer in self._rows_of(init, init_row)]  # fmt: skip
         builder.branch(start)
         builder.position_at_end(matrix)
+        rows = self._rows_of(init, init_row)
         loads = [self._load(rows[row], v) for row, v in self.cells]
         builder.branch(start)
         builder.position_at_end(start)
@@ -134,81 +191,103 @@ class _Tile:
         return initial
 
     def _outer_loop(self, initial):
-        builder = self.builder
-        before, outer, done = builder.block, builder.append_basic_block("outer"), builder.append_basic_block("done")
-        builder.branch(outer)
-        builder.position_at_end(outer)
-        count, a, last, b, *accumulators = phis = self._phis([I64(0), self.a, self.last, self.b, *initial], before)
-        b_end, sums = self._inner_loop(a, last, b, accumulators)
-        next_count = builder.add(count, I64(1))
-        after = [next_count, builder.gep(a, [self.a_outer]), builder.gep(last, [self.last_outer]), b_end, *sums]
-        for phi, value in zip(phis, after, strict=True):
-            phi.add_incoming(value, builder.block)
-        builder.cbranch(builder.icmp_signed("<", next_count, self.n_outer), outer, done)
-        builder.position_at_end(done)
-        return sums
+        builder, product = self.builder, self.product
+        last, last_outer = self.last or (product.a, product.a_outer)
+        with _emit_loop(builder, product.n_outer, [product.a, last, product.b, *initial]) as carried:
+            a, last, b, *sums = carried
+            b_end, sums = self._inner_loop(a, last, b, sums)
+            carried[:] = [builder.gep(a, [product.a_outer]), builder.gep(last, [last_outer]), b_end, *sums]
+        return carried[3:]
 
-    def _inner_loop(self, a, last, b, accumulators):
-        builder = self.builder
-        before, inner, done = (
-            builder.block,
-            builder.append_basic_block("inner"),
-            builder.append_basic_block("inner_done"),
-        )
-        builder.branch(inner)
-        builder.position_at_end(inner)
-        k, a, last, b, *accumulators = phis = self._phis([I64(0), a, last, b, *accumulators], before)
-        b_vectors = [self._load(b, v) for v in range(self.n_vectors)]
-        emit_prefetch(builder, builder.gep(a, [builder.mul(self.a_k, I64(_STEPS_AHEAD))]))
-        rows = self._rows_of_a(a, last)
-        broadcasts = [emit_splat(builder, builder.load(pointer), self.lanes) for pointer in rows]
-        sums = [
-            emit_fma(builder, broadcasts[row], b_vectors[v], accumulator)
-            for (row, v), accumulator in zip(self.cells, accumulators, strict=True)
-        ]
-        next_k = builder.add(k, I64(1))
-        b_next = builder.gep(b, [self.b_k])
-        a_next = emit_opaque(builder, builder.gep(a, [self.a_k]))
-        after = [next_k, a_next, builder.gep(last, [self.a_k]), b_next, *sums]
-        for phi, value in zip(phis, after, strict=True):
-            phi.add_incoming(value, inner)
-        builder.cbranch(builder.icmp_signed("<", next_k, self.n_inner), inner, done)
-        builder.position_at_end(done)
-        return b_next, sums
+    def _inner_loop(self, a, last, b, sums):
+        builder, product = self.builder, self.product
+        with _emit_loop(builder, product.n_inner, [a, last, b, *sums]) as carried:
+            a, last, b, *sums = carried
+            b_vectors = [self._load(b, v) for v in range(self.n_vectors)]
+            emit_prefetch(builder, builder.gep(a, [builder.mul(product.a_k, I64(_STEPS_AHEAD))]))
+            rows = self._rows_of_a(a, last)
+            broadcasts = [emit_splat(builder, builder.load(pointer), self.vector.count) for pointer in rows]
+            sums = [
+                emit_fma(builder, broadcasts[row], b_vectors[v], value)
+                for (row, v), value in zip(self.cells, sums, strict=True)
+            ]
+            b_next = builder.gep(b, [product.b_k])
+            a_next = emit_opaque(builder, builder.gep(a, [product.a_k]))
+            carried[:] = [a_next, builder.gep(last, [product.a_k]), b_next, *sums]
+        return carried[2], carried[3:]
+
+
+def _emit_tiles(builder, product, n_vectors, mask):
+    """Emit all tiles for one shape of the edge: whole ones in a loop, the last one by its number of rows."""
+    n_whole = builder.sdiv(builder.sub(product.n_m, I64(1)), I64(TILE_ROWS))
+    last_tile = builder.append_basic_block("last_tile")
+    whole_tiles = builder.append_basic_block("whole_tiles")
+    builder.cbranch(builder.icmp_signed(">", n_whole, I64(0)), whole_tiles, last_tile)
+    builder.position_at_end(whole_tiles)
+    a_offsets = _emit_row_offsets(builder, product.a, product.a_row, TILE_ROWS)
+    with _emit_loop(builder, n_whole, [product.a, product.c, product.init]) as carried:
+        here = product._replace(a=carried[0], c=carried[1], init=carried[2])
+        _Tile(builder, here, a_offsets, n_vectors, mask).emit()
+        following = here.tile_after(builder, I64(1))
+        carried[:] = [following.a, following.c, following.init]
+    builder.branch(last_tile)
+    builder.position_at_end(last_tile)
+    _emit_last_tile(builder, product.tile_after(builder, n_whole), n_whole, n_vectors, mask)
+
+
+def _emit_last_tile(builder, product, n_before, n_vectors, mask):
+    """Emit a tile of 1 to TILE_ROWS rows, the last of which may be the row of ones."""
+    n_rows = builder.sub(product.n_m, builder.mul(n_before, I64(TILE_ROWS)))
+    last_row = builder.gep(product.a, [builder.mul(builder.sub(n_rows, I64(1)), product.a_row)])
+    has_ones = builder.icmp_signed("!=", product.ones, I64(0))
+    last = builder.select(has_ones, builder.inttoptr(product.ones, product.a.type), last_row)
+    last_outer = builder.select(has_ones, I64(0), product.a_outer)
+    end = builder.append_basic_block("end")
+    choice = builder.switch(n_rows, end)
+    for rows in range(1, TILE_ROWS + 1):
+        block = builder.append_basic_block(f"rows_{rows}")
+        choice.add_case(I64(rows), block)
+        builder.position_at_end(block)
+        a_offsets = _emit_row_offsets(builder, product.a, product.a_row, rows)
+        _Tile(builder, product, a_offsets, n_vectors, mask, (last, last_outer)).emit()
+        builder.branch(end)
+    builder.position_at_end(end)
 
 
 @intrinsic
-def tile(typingctx, n_rows, n_left, a, a_row, a_k, a_outer, last, last_outer, b, b_k, c, c_row, init, init_row,
-         init_is_column, n_inner, n_outer):  # fmt: skip
-    """Write c = init + a @ b for a tile of `n_rows` <= TILE_ROWS rows and min(n_left, panel) columns.
+def multiply_tiles(typingctx, n_m, n_left, a, a_tile, a_row, a_k, a_outer, ones, b, b_k, c, c_row, init, init_row,
+                   init_is_column, n_inner, n_outer):  # fmt: skip
+    """Write c = init + a @ b for n_m >= 1 rows and min(n_left, panel) columns, a tile of TILE_ROWS rows at a time.
 
-    c[m, n] = init[m, n] + sum over o < n_outer, i < n_inner of
-    a[o*a_outer + m*a_row + i*a_k] * b[(o*n_inner + i)*b_k + n], one FMA after the other in the order of (o, i).
+    c[m, n] = init[m, n] + sum over o < n_outer, i < n_inner of a[t*a_tile + r*a_row + o*a_outer + i*a_k]
+    * b[(o*n_inner + i)*b_k + n] with row r of tile t, m = t*TILE_ROWS + r, one FMA after the other in the order of
+    (o, i); n_inner and n_outer are positive.
 
-    The last row of a is read at `last[o*last_outer + i*a_k]` instead, so that a row of ones can stand below a matrix.
-    init[m, n] is init[m*init_row + n], or init[m*init_row] for every n where `init_is_column`. Columns at and beyond
-    n_left are neither read nor written.
-    """  # fmt: skip
-    strides = types.intp
-    sig = types.void(strides, strides, a, strides, strides, strides, a, strides, a, strides, a, strides, a, strides,
-                     strides, strides, strides)  # fmt: skip
+    With `ones`, an address, the last row of a is read at ones[i*a_k] instead, so that a row of ones can stand below a
+    matrix. init[m, n] is init[m*init_row + n], or init[m*init_row] for every n where `init_is_column`. Columns at and
+    beyond n_left are neither read nor written.
+    """
+    size = types.intp
+    sig = types.void(size, size, a, size, size, size, size, size, a, size, a, size, a, size, size, size, size)
 
     def codegen(context, builder, sig, args):
-        width = lanes(a.dtype)
-        n_rows, n_left = args[0], args[1]
-        # Cases: 0 one vector, masked; 1 two, the second masked; 2 two. A single full vector is masked too: it is rare.
-        beyond_first = builder.zext(builder.icmp_signed(">", n_left, I64(width)), I64)
-        is_whole = builder.zext(builder.icmp_signed(">=", n_left, I64(VECTORS * width)), I64)
-        shape = builder.add(beyond_first, is_whole)
+        product, width = _Product(*args), lanes(a.dtype)
         end = builder.append_basic_block("end")
-        choice = builder.switch(builder.add(builder.shl(n_rows, I64(2)), shape), end)
-        for rows in range(1, TILE_ROWS + 1):
-            for case in range(3):
-                block = builder.append_basic_block(f"tile_{rows}_{case}")
-                choice.add_case(I64(4 * rows + case), block)
-                builder.position_at_end(block)
-                _Tile(builder, args, rows, 1 + (case > 0), case < 2).emit()
-                builder.branch(end)
+        # A single full vector is masked too: it is rare.
+        shapes = [(1, True, builder.icmp_signed("<=", product.n_left, I64(width))),
+                  (VECTORS, True, builder.icmp_signed("<", product.n_left, I64(VECTORS * width))),
+                  (VECTORS, False, None)]  # fmt: skip
+        for n_vectors, is_masked, is_this in shapes:
+            if is_this is not None:
+                this, other = builder.append_basic_block("this"), builder.append_basic_block("other")
+                builder.cbranch(is_this, this, other)
+                builder.position_at_end(this)
+            left_in_last = builder.sub(product.n_left, I64((n_vectors - 1) * width))
+            mask = emit_kept(builder, emit_first(builder, left_in_last, width)) if is_masked else None
+            _emit_tiles(builder, product, n_vectors, mask)
+            builder.branch(end)
+            if is_this is not None:
+                builder.position_at_end(other)
         builder.position_at_end(end)
         return context.get_dummy_value()
 
