@@ -280,9 +280,8 @@ class Workspace:
             "backward_block": step.backward_block if trains else None,
             "gradient_block": step.gradient_block if trains and is_small else None,
             "parameters": parameters if trains else None,
-            "forward_packed": step.dense_forward_packed if is_wide else None,
+            "dense_packed": step.dense_packed if is_wide else None,
             "pack_columns": gemm.pack_columns if is_wide else None,
-            "backward_packed": step.dense_backward_packed if is_wide and trains else None,
             "pack_rows": gemm.pack_rows if is_wide and trains else None,
         }
         return {name: self._address(leaf) for name, leaf in leaves.items()}

@@ -64,7 +64,7 @@ class Plan(NamedTuple):
     elements. narrow : most outputs of a layer whose gradient is summed over lanes of samples; few : most samples whose
     products run with the lanes over outputs.
 
-    Addresses of leaves, 0 for what is not used: multiply to backward_packed.
+    Addresses of leaves, 0 for what is not used: multiply to dense_packed.
 
     Addresses of the worker's scratch buffers: d, d_other : derivatives of a block, of the widest layer. targets : of a
     block, as panels. rows : int64 row numbers of a block. row_addresses, cast : of `gather_rows`. packed : a block of
@@ -112,8 +112,7 @@ class Plan(NamedTuple):
     backward_block: int
     gradient_block: int
     parameters: int
-    forward_packed: int
-    backward_packed: int
+    dense_packed: int
     d: int
     d_other: int
     targets: int
@@ -126,12 +125,13 @@ class Plan(NamedTuple):
     ones: int
 
 
-(N_LAYERS, N_TILES, LAYERS, TILES, ITEMSIZE, PANEL, BLOCK, SUPER_BLOCK, LOSS_UNIT, BLOCK_GRADIENTS, GRADIENT_ROW,
- K_BLOCK, M_BLOCK, C_BLOCK, S_BLOCK, PACK_ABOVE, PACK_PRODUCT, PACKED_ROW, NARROW, FEW, MULTIPLY, PACK_ROWS,
- PACK_COLUMNS, MULTIPLY_ROW, MULTIPLY_COLUMN, NARROW_GRADIENT, GATHER, LABELS, ADD_ROWS, SCATTER, SPLIT, ORDER, COPY,
- LOSS, UPDATE, SHRINK, FORWARD_BLOCK, LOSS_BLOCK, BACKWARD_BLOCK, GRADIENT_BLOCK, PARAMETERS, FORWARD_PACKED,
- BACKWARD_PACKED, D, D_OTHER, TARGETS, ROWS,
- ROW_ADDRESSES, CAST, PACKED, GRADIENT, ZEROS, ONES) = range(len(Plan._fields))  # fmt: skip
+(
+    N_LAYERS, N_TILES, LAYERS, TILES, ITEMSIZE, PANEL, BLOCK, SUPER_BLOCK, LOSS_UNIT, BLOCK_GRADIENTS, GRADIENT_ROW,
+    K_BLOCK, M_BLOCK, C_BLOCK, S_BLOCK, PACK_ABOVE, PACK_PRODUCT, PACKED_ROW, NARROW, FEW, MULTIPLY, PACK_ROWS,
+    PACK_COLUMNS, MULTIPLY_ROW, MULTIPLY_COLUMN, NARROW_GRADIENT, GATHER, LABELS, ADD_ROWS, SCATTER, SPLIT, ORDER,
+    COPY, LOSS, UPDATE, SHRINK, FORWARD_BLOCK, LOSS_BLOCK, BACKWARD_BLOCK, GRADIENT_BLOCK, PARAMETERS, DENSE_PACKED, D,
+    D_OTHER, TARGETS, ROWS, ROW_ADDRESSES, CAST, PACKED, GRADIENT, ZEROS, ONES,
+) = range(len(Plan._fields))  # fmt: skip
 PLAN_SIZE = len(Plan._fields)
 
 
@@ -189,50 +189,41 @@ def _even(n, most):
     return (n - 1) // ((n - 1) // most + 1) + 1
 
 
-@leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp, types.intp))
-def dense_forward_packed(plan, layer, h, z, n):
-    """As `_dense_forward` for large layers: each cache block of w is packed once for all panels of the samples.
+@leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp, types.intp, types.intp))
+def dense_packed(plan, layer, x, y, n, is_backward):
+    """As `_dense_forward` (h, z) or `_dense_backward` (dz, dh) for large layers, on packed cache blocks of w.
 
-    Its columns go tile by tile, as the register tile would otherwise read a part of a cache line for each term.
+    Each block is packed once for all panels of the samples: columns tile by tile, as the register tile would otherwise
+    read a part of a cache line for each term, and rows one behind the other.
     """
     size, panel, packed = plan[ITEMSIZE], plan[PANEL], plan[PACKED]
     n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W]
-    b, k_block = w + n_in * n_out * size, _even(n_in, plan[K_BLOCK])
-    tile = (
-        -(-k_block * TILE_ROWS // panel) * panel + panel
-    )  # with room for the vector that the last row's pieces reach into
-    for m in range(0, n_out, plan[M_BLOCK]):
-        n_m = min(plan[M_BLOCK], n_out - m)
-        for k in range(0, n_in, k_block):
-            n_k = min(k_block, n_in - k)
-            call(plan[PACK_COLUMNS], (w + (k * n_out + m) * size, n_out, n_k, n_m, packed, tile))
+    n_terms, n_rows = (n_out, n_in) if is_backward else (n_in, n_out)
+    k_block = _even(n_terms, plan[K_BLOCK])
+    if is_backward:
+        a_row, a_k = plan[PACKED_ROW], 1
+        a_tile = TILE_ROWS * a_row
+    else:
+        a_row, a_k = 1, TILE_ROWS
+        # With room for the vector that the last row's pieces reach into.
+        a_tile = -(-k_block * TILE_ROWS // panel) * panel + panel
+    for m in range(0, n_rows, plan[M_BLOCK]):
+        n_m = min(plan[M_BLOCK], n_rows - m)
+        for k in range(0, n_terms, k_block):
+            n_k = min(k_block, n_terms - k)
+            if is_backward:
+                call(plan[PACK_ROWS], (w + (m * n_out + k) * size, n_out, n_m, n_k, packed, a_row))
+                start_of_sum, start_row, is_column = plan[ZEROS], 0, 0
+            else:
+                call(plan[PACK_COLUMNS], (w + (k * n_out + m) * size, n_out, n_k, n_m, packed, a_tile))
+                start_of_sum, start_row, is_column = w + (n_in * n_out + m) * size, 1, 1  # the biases
             for start in range(0, n, panel):
                 width = min(panel, n - start)
-                out = z + (start * n_out + m * width) * size
-                init, init_row = (b + m * size, 1) if k == 0 else (out, width)
-                call(plan[MULTIPLY], (n_m, width, packed, tile, 1, TILE_ROWS, 0, 0,
-                                      h + (start * n_in + k * width) * size, width, out, width,
-                                      init, init_row, 1 if k == 0 else 0, n_k, 1))  # fmt: skip
-
-
-@leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp, types.intp))
-def dense_backward_packed(plan, layer, dz, dh, n):
-    """As `_dense_backward` for large layers: as in `dense_forward_packed`, with rows of w, one behind the other."""
-    size, panel, packed, row = plan[ITEMSIZE], plan[PANEL], plan[PACKED], plan[PACKED_ROW]
-    n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W]
-    k_block = _even(n_out, plan[K_BLOCK])
-    for i in range(0, n_in, plan[M_BLOCK]):
-        n_i = min(plan[M_BLOCK], n_in - i)
-        for j in range(0, n_out, k_block):
-            n_j = min(k_block, n_out - j)
-            call(plan[PACK_ROWS], (w + (i * n_out + j) * size, n_out, n_i, n_j, packed, row))
-            for start in range(0, n, panel):
-                width = min(panel, n - start)
-                out = dh + (start * n_in + i * width) * size
-                init, init_row = (plan[ZEROS], 0) if j == 0 else (out, width)
-                call(plan[MULTIPLY], (n_i, width, packed, TILE_ROWS * row, row, 1, 0, 0,
-                                      dz + (start * n_out + j * width) * size, width, out, width,
-                                      init, init_row, 0, n_j, 1))  # fmt: skip
+                out = y + (start * n_rows + m * width) * size
+                init, init_row = (start_of_sum, start_row) if k == 0 else (out, width)
+                call(plan[MULTIPLY], (n_m, width, packed, a_tile, a_row, a_k, 0, 0,
+                                      x + (start * n_terms + k * width) * size, width, out, width,
+                                      init, init_row, is_column if k == 0 else 0, n_k, 1))  # fmt: skip
 
 
 @inline
@@ -253,7 +244,7 @@ def _dense_forward(plan, layer, h, z, n):
     elif n <= plan[FEW] and panel <= n_out <= plan[K_BLOCK] * plan[M_BLOCK] // n:
         _dense_forward_of_few(plan, layer, h, z, n)
     elif _is_packed(plan, layer, n):
-        call(plan[FORWARD_PACKED], (address_of(plan), address_of(layer), h, z, n))
+        call(plan[DENSE_PACKED], (address_of(plan), address_of(layer), h, z, n, 0))
     else:
         for start in range(0, n, panel):
             width = min(panel, n - start)
@@ -286,7 +277,7 @@ def _dense_backward(plan, layer, dz, dh, n, is_alone):
     if is_alone:
         call(plan[MULTIPLY_COLUMN], (w, dz, dh, n_in, n_out))
     elif _is_packed(plan, layer, n):
-        call(plan[BACKWARD_PACKED], (address_of(plan), address_of(layer), dz, dh, n))
+        call(plan[DENSE_PACKED], (address_of(plan), address_of(layer), dz, dh, n, 1))
     else:
         for start in range(0, n, panel):
             width = min(panel, n - start)
