@@ -222,13 +222,14 @@ class History:
         return float(self._columns[name][self._length - 1])
 
     def _reserve(self, length: int) -> None:
-        """Make room for `length` rows; the capacity grows by half at least, so that appending is amortised."""
-        capacity = self._columns["epoch"].size
-        if length <= capacity:
-            return
-        capacity = max(length, capacity + capacity // 2)
+        """Make room for `length` rows; the capacity grows by half at least, so that appending is amortised.
+
+        Each column by itself: an interrupt may have left some of them shorter than the others.
+        """
         for name, column in self._columns.items():
-            grown = np.empty(capacity, dtype=column.dtype)
+            if column.size >= length:
+                continue
+            grown = np.empty(max(length, column.size + column.size // 2), dtype=column.dtype)
             grown[: self._length] = column[: self._length]
             self._columns[name] = grown
 

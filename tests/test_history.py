@@ -1,4 +1,5 @@
 import builtins
+import contextlib
 import copy
 import pickle
 
@@ -77,6 +78,30 @@ def test_put_many_single_rows_grows_rarely():
         buffers.add(history._columns["loss"].size)
 
     assert len(buffers) < 20
+
+
+def test_put_interrupted_while_any_column_grows_loses_nothing_when_begun_anew(monkeypatch):
+    for n_columns_grown in range(8):
+        history = filled()
+        while len(history) < history._columns["epoch"].size:  # until the next row needs more room
+            history._put(len(history), epoch=len(history) + 1, loss=0.5, learning_rate=0.1)
+        row, n_calls = len(history), 0
+
+        def empty(*args, real=np.empty, last=n_columns_grown, **kwargs):
+            nonlocal n_calls
+            n_calls += 1
+            if n_calls > last:
+                raise KeyboardInterrupt
+            return real(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("fastbp.history.np.empty", empty)
+            with pytest.raises(KeyboardInterrupt) if n_columns_grown < 7 else contextlib.nullcontext():
+                history._put(row, epoch=row + 1, loss=0.25, learning_rate=0.01)
+        history._put(row, epoch=row + 1, loss=0.25, learning_rate=0.01)
+
+        assert {history[name].size for name in history._columns} == {row + 1}
+        assert (history.epoch[-1], history.loss[-1], history.learning_rate[-1]) == (row + 1, 0.25, 0.01)
 
 
 def test_put_over_the_last_row_replaces_it():
