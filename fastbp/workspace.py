@@ -12,13 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbp.buffers import ALIGNMENT, aligned_bytes
-from fastbp.kernels import gather, gemm, shuffle, step
-from fastbp.kernels.activations import ACTIVATIONS
+from fastbp.kernels import gather, gemm, shuffle, sparse, step
+from fastbp.kernels.activations import ACTIVATIONS, TURNING_OFF
 from fastbp.kernels.losses import LOSSES
 from fastbp.kernels.step import Layer, Plan, Tile
 from fastbp.kernels.tile import TILE_ROWS, panel_width
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fastbp._jit import Leaf
     from fastbp.layout import Layout
 
@@ -31,6 +33,7 @@ _PACK_PRODUCT = 1 << 23  # multiply-adds of a product; smaller ones do not repay
 # Cache blocks of a product: terms of a sum, and rows (whole tiles). A panel of 128 terms takes 16 KB, in any dtype, and
 # leaves room in the first-level cache for what else a tile reads.
 _K_BLOCK, _M_BLOCK = 128, 22 * TILE_ROWS
+_CHUNK = 64  # samples of a list of what is not zero of dz: a strip of their inputs takes 24 KB at most
 _S_BLOCK = 256  # samples of a block of a gradient: twice as many terms as above halve how often its sums are loaded
 # Of a gradient that is updated at once: columns, long pieces of memory, and elements.
 _C_BLOCK, _RECTANGLE = 512, 4 * TILE_ROWS * 512
@@ -127,12 +130,15 @@ class Workspace:
         trains = grads is not None
         sizes = self._sizes(n_samples, trains, n_workers)
         self.block, self.super_block = sizes["block"], sizes["super_block"]
+        self._strips = _strips(architecture, n_samples)
         kept = self._reserve_activations(trains)
+        derivatives = [self._reserve_derivatives(index, trains) for index in range(architecture.layout.n_layers)]
         block_gradients = self._reserve_block_gradients(sizes["gradient_row"]) if trains else 0
         scratch = [self._reserve_scratch(trains, with_loss) for _ in range(n_workers)]
         base = self._arena.allocate()
-        self._layers = self._layer_table(base, kept, params, grads, with_loss)
-        self._tiles = _tile_table(architecture.layout, n_workers)
+        self._clear_edges(derivatives)
+        self._layers = self._layer_table(base, kept, derivatives, params, grads, with_loss)
+        self._tiles = _tile_table(architecture.layout, n_workers, self._strips)
         panel = panel_width(architecture.dtype)
         self._constants = np.repeat(np.array([0, 1], architecture.dtype), panel)
         self._params, self._grads = params, grads  # kept alive
@@ -179,6 +185,7 @@ class Workspace:
             "m_block": _M_BLOCK,
             "c_block": _C_BLOCK,
             "s_block": _S_BLOCK,
+            "chunk": _CHUNK,
             "pack_above": _PACK_ABOVE,
             "pack_product": _PACK_PRODUCT,
             "packed_row": _packed_row(dtype),
@@ -186,16 +193,41 @@ class Workspace:
             "few": panel // 4,
         }
 
-    def _reserve_activations(self, trains: bool) -> list[tuple[int, int, int]]:
-        """Lay out what the gradient needs of each layer; return the offsets of h, z and dz, the input's h first."""
+    def _reserve_activations(self, trains: bool) -> list[tuple[int, int]]:
+        """Lay out what is kept of each layer; return the offsets of h and z, the input's h first."""
         layout, activations = self._architecture.layout, ("identity", *self._architecture.activations)
         kept = []
         for width, name in zip(layout.sizes, activations, strict=True):
             n_bytes = width * self.super_block * self._architecture.dtype.itemsize
             h = self._arena.reserve(n_bytes)
-            z = self._arena.reserve(n_bytes) if trains and ACTIVATIONS[name].keeps_z else h
-            kept.append((h, z, self._arena.reserve(n_bytes) if trains else 0))
+            kept.append((h, self._arena.reserve(n_bytes) if trains and ACTIVATIONS[name].keeps_z else h))
         return kept
+
+    def _reserve_derivatives(self, index: int, trains: bool) -> dict[str, int]:
+        """Lay out what else the gradient of a layer needs; return the offsets, named as in `Layer`."""
+        dtype, (n_in, n_out) = self._architecture.dtype, self._architecture.layout.sizes[index : index + 2]
+        if not trains:
+            return {}
+        if not self._strips[index]:
+            return {"dz": self._arena.reserve(n_out * self.super_block * dtype.itemsize)}
+        panel, n_chunks = panel_width(dtype), -(-self.super_block // _CHUNK)
+        n_entries = n_chunks * (n_out * _CHUNK + panel)
+        return {
+            "dz": self._arena.reserve(n_entries * dtype.itemsize),
+            "places": self._arena.reserve(n_entries * 2),
+            "starts": self._arena.reserve(n_chunks * (n_out + 1) * 8),
+            "sums": self._arena.reserve(n_chunks * n_out * dtype.itemsize),
+            "h_rows": self._arena.reserve(-(-n_in // panel) * panel * self.super_block * dtype.itemsize),
+        }
+
+    def _clear_edges(self, derivatives: list[dict[str, int]]) -> None:
+        """Clear the group of h_rows that inputs do not fill: numbers left over there might be slow to multiply."""
+        itemsize, panel = self._architecture.dtype.itemsize, panel_width(self._architecture.dtype)
+        group = panel * self.super_block * itemsize
+        for n_in, offsets in zip(self._architecture.layout.sizes, derivatives, strict=False):
+            if "h_rows" in offsets and n_in % panel:
+                start = offsets["h_rows"] + n_in // panel * group
+                self._arena.memory[start : start + group] = 0
 
     def _reserve_block_gradients(self, row: int) -> int:
         """Lay out a gradient per block of a super-block, where the network is small; return their offset."""
@@ -206,6 +238,7 @@ class Workspace:
         """Lay out one worker's scratch buffers; return their offsets, named as in `Plan`."""
         reserve, dtype, block = self._arena.reserve, self._architecture.dtype, self.block
         widths, itemsize, panel = self._architecture.layout.sizes, dtype.itemsize, panel_width(dtype)
+        strip = max(self._strips)
         return {
             "d": reserve(max(widths) * block * itemsize if with_loss else 0),
             "d_other": reserve(max(widths) * block * itemsize if trains else 0),
@@ -214,13 +247,15 @@ class Workspace:
             "row_addresses": reserve(panel * 8),
             "cast": reserve(panel * max(widths[0], widths[-1]) * itemsize),
             "packed": reserve(_M_BLOCK * _packed_row(dtype) * itemsize),
-            "gradient": reserve(_RECTANGLE * itemsize if trains else 0),
+            "gradient": reserve(max(_RECTANGLE, (strip + 1) * _C_BLOCK) * itemsize if trains else 0),
+            "turned": reserve(strip * _C_BLOCK * itemsize if trains else 0),
         }
 
     def _layer_table(
         self,
         base: int,
-        kept: list[tuple[int, int, int]],
+        kept: list[tuple[int, int]],
+        derivatives: list[dict[str, int]],
         params: npt.NDArray[Any],
         grads: npt.NDArray[Any] | None,
         with_loss: bool,
@@ -231,7 +266,7 @@ class Workspace:
         for index, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
             name, start = architecture.activations[index], layout.weight_start[index] * itemsize
             is_fused = with_loss and index == layout.n_layers - 1 and LOSSES[architecture.loss].output == name
-            h_out, z, dz = kept[index + 1]
+            h_out, z = kept[index + 1]
             row = Layer(
                 n_in=n_in,
                 n_out=n_out,
@@ -240,9 +275,9 @@ class Workspace:
                 h_in=base + kept[index][0],
                 z=base + z,
                 h_out=base + h_out,
-                dz=base + dz,
                 forward=0 if is_fused else self._address(ACTIVATIONS[name].forward),
                 backward=0 if is_fused or grads is None else self._address(ACTIVATIONS[name].backward),
+                **{field: base + offset for field, offset in derivatives[index].items()},
             )
             rows.append(row)
         return np.array(rows, np.int64)
@@ -267,6 +302,8 @@ class Workspace:
             "narrow_gradient": gemm.narrow_gradient if has_narrow else None,
             "gather": gather.gather_rows,
             "labels": gather.gather_labels,
+            "list_nonzeros": sparse.list_nonzeros if trains and any(self._strips) else None,
+            "multiply_nonzeros": sparse.multiply_nonzeros if trains and any(self._strips) else None,
             "add_rows": gemm.add_rows if trains and is_small else None,
             "scatter": gather.scatter_rows,
             "split": gather.split_features if has_narrow else None,
@@ -346,13 +383,39 @@ def _packed_row(dtype: np.dtype[Any]) -> int:
     return _K_BLOCK + ALIGNMENT // dtype.itemsize
 
 
-def _tile_table(layout: Layout, n_workers: int) -> npt.NDArray[np.int64]:
-    """Cut the parameters into tasks: a row per tile, as `Tile`. The cut changes no result."""
+def _strips(architecture: Architecture, n_samples: int) -> list[int]:
+    """Return for each layer the rows of w whose gradient is summed at a time over lists of what is not zero of dz.
+
+    0 where the gradient is a dense product: the derivative is not mostly zero, or the layer is too small for lists.
+    """
+    layout, strip = architecture.layout, sparse.strip_width(architecture.dtype)
+    few, panel = 2 * strip, panel_width(architecture.dtype)
+
+    def has_lists(name: str, n_in: int, n_out: int) -> bool:
+        return name in TURNING_OFF and n_in >= few and n_out >= panel
+
+    if _is_small(layout) or n_samples < panel:
+        return [0] * layout.n_layers
+    layers = zip(architecture.activations, layout.sizes, layout.sizes[1:], strict=False)
+    return [strip if has_lists(*layer) else 0 for layer in layers]
+
+
+def _strip_blocks(n_in: int, strip: int) -> list[tuple[int, int]]:
+    """Cut the rows of a layer into strips (first, number), the last of which has the biases below it."""
+    starts = range(0, n_in, strip)
+    return [(start, stop - start) for start, stop in zip(starts, [*starts[1:], n_in + 1], strict=True)]
+
+
+def _tile_table(layout: Layout, n_workers: int, strips: Sequence[int] = ()) -> npt.NDArray[np.int64]:
+    """Cut the parameters into tasks: a row per tile, as `Tile`. The cut changes no result.
+
+    strips : for each layer, the rows of a task if its gradient wants them so, else 0; all 0 if not given.
+    """
     if _is_small(layout):
         return np.zeros((1, len(Tile._fields)), np.int64)  # one task for all of them
-    tiles = [
-        Tile(layer, row, n_rows)
-        for layer, (n_in, n_out) in enumerate(pairwise(layout.sizes))
-        for row, n_rows in _row_blocks(n_in + 1, n_out, n_workers)
-    ]
+    tiles, strips = [], strips or [0] * layout.n_layers
+    for layer, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
+        strip = strips[layer]
+        blocks = _strip_blocks(n_in, strip) if strip else _row_blocks(n_in + 1, n_out, n_workers)
+        tiles += [Tile(layer, first_row, n_rows) for first_row, n_rows in blocks]
     return np.array(tiles, np.int64)

@@ -75,6 +75,8 @@ def test_loss_and_grad_one_activation_per_layer_equals_reference(activations, dt
 WIDE = [
     ((300, 601, 599, 10), 259, "tanh"),
     ((300, 601, 599, 10), 1100, "gelu"),
+    ((300, 601, 599, 10), 1100, "relu"),
+    ((193, 97, 321), 97, "relu"),
     ((1031, 517, 3), 33, "relu"),
     ((770, 401, 1), 1, "silu"),
     ((1, 1200, 257), 130, "sigmoid"),

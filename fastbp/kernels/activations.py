@@ -243,3 +243,6 @@ ACTIVATIONS = {
     "softplus": Activation(softplus_forward, softplus_backward),
     "softmax": Activation(softmax_forward, None),
 }
+
+# Those whose derivative is exactly zero for a unit that is off, as usually half of them or more are.
+TURNING_OFF = frozenset({"relu"})

@@ -19,9 +19,12 @@ class Layer(NamedTuple):
     """A row of the table of layers: widths, and addresses.
 
     w : weights with the biases behind them; dw : their gradient. h_in, h_out : activations of the super-block before
-    and after the layer; z : pre-activations (h_out itself where the activation needs no z). dz : loss derivative with
-    respect to z, as `scatter_rows` groups it, or of narrow layers as `split_features` does. forward, backward :
-    activation leaves or 0.
+    and after the layer; z : pre-activations (h_out itself where the activation needs no z). forward, backward :
+    activation leaves or 0. dz : loss derivative with respect to z, as `scatter_rows` groups it, or of narrow layers as
+    `split_features` does; 0 where there is no gradient.
+
+    Of layers whose dz is mostly zero, else 0: h_rows : h_in as `scatter_rows` groups it, the last group as wide as the
+    others. dz, places, starts, sums : what `list_nonzeros` writes, one chunk of samples after the other.
     """
 
     n_in: int
@@ -31,12 +34,16 @@ class Layer(NamedTuple):
     h_in: int
     z: int
     h_out: int
-    dz: int
     forward: int
     backward: int
+    dz: int = 0
+    h_rows: int = 0
+    places: int = 0
+    starts: int = 0
+    sums: int = 0
 
 
-N_IN, N_OUT, W, DW, H_IN, Z, H_OUT, DZ, FORWARD, BACKWARD = range(len(Layer._fields))
+N_IN, N_OUT, W, DW, H_IN, Z, H_OUT, FORWARD, BACKWARD, DZ, H_ROWS, PLACES, STARTS, SUMS = range(len(Layer._fields))
 _LAYER_SIZE = len(Layer._fields)
 
 
@@ -59,16 +66,17 @@ class Plan(NamedTuple):
     block : samples of a task; super_block : samples that the buffers hold; loss_unit : samples whose losses are one
     sum. block_gradients : of small networks, the gradients of a super-block's blocks, gradient_row elements apart.
     k_block, m_block, c_block : cache blocks of a product, in terms of a sum, rows and columns. s_block : terms of a
-    gradient, which are samples. pack_above,
-    pack_product : weights of a layer and multiply-adds of a product above which w is packed, in rows of packed_row
-    elements. narrow : most outputs of a layer whose gradient is summed over lanes of samples; few : most samples whose
-    products run with the lanes over outputs.
+    gradient, which are samples. chunk : samples of a list of what is not zero. pack_above, pack_product : weights of a
+    layer and multiply-adds of a product above which w is packed, in rows of packed_row elements. narrow : most outputs
+    of a layer whose gradient is summed over lanes of samples; few : most samples whose products run with the lanes over
+    outputs.
 
     Addresses of leaves, 0 for what is not used: multiply to dense_packed.
 
     Addresses of the worker's scratch buffers: d, d_other : derivatives of a block, of the widest layer. targets : of a
     block, as panels. rows : int64 row numbers of a block. row_addresses, cast : of `gather_rows`. packed : a block of
-    w. gradient : a rectangle of it. Shared, a panel wide: zeros, ones.
+    w. gradient : a rectangle of it. turned : the same with rows and columns exchanged. Shared, a panel wide: zeros,
+    ones.
     """
 
     n_layers: int
@@ -86,6 +94,7 @@ class Plan(NamedTuple):
     m_block: int
     c_block: int
     s_block: int
+    chunk: int
     pack_above: int
     pack_product: int
     packed_row: int
@@ -97,6 +106,8 @@ class Plan(NamedTuple):
     multiply_row: int
     multiply_column: int
     narrow_gradient: int
+    list_nonzeros: int
+    multiply_nonzeros: int
     gather: int
     labels: int
     add_rows: int
@@ -121,16 +132,18 @@ class Plan(NamedTuple):
     cast: int
     packed: int
     gradient: int
+    turned: int
     zeros: int
     ones: int
 
 
 (
     N_LAYERS, N_TILES, LAYERS, TILES, ITEMSIZE, PANEL, BLOCK, SUPER_BLOCK, LOSS_UNIT, BLOCK_GRADIENTS, GRADIENT_ROW,
-    K_BLOCK, M_BLOCK, C_BLOCK, S_BLOCK, PACK_ABOVE, PACK_PRODUCT, PACKED_ROW, NARROW, FEW, MULTIPLY, PACK_ROWS,
-    PACK_COLUMNS, MULTIPLY_ROW, MULTIPLY_COLUMN, NARROW_GRADIENT, GATHER, LABELS, ADD_ROWS, SCATTER, SPLIT, ORDER,
-    COPY, LOSS, UPDATE, SHRINK, FORWARD_BLOCK, LOSS_BLOCK, BACKWARD_BLOCK, GRADIENT_BLOCK, PARAMETERS, DENSE_PACKED, D,
-    D_OTHER, TARGETS, ROWS, ROW_ADDRESSES, CAST, PACKED, GRADIENT, ZEROS, ONES,
+    K_BLOCK, M_BLOCK, C_BLOCK, S_BLOCK, CHUNK, PACK_ABOVE, PACK_PRODUCT, PACKED_ROW, NARROW, FEW,
+    MULTIPLY, PACK_ROWS, PACK_COLUMNS, MULTIPLY_ROW, MULTIPLY_COLUMN, NARROW_GRADIENT, LIST_NONZEROS,
+    MULTIPLY_NONZEROS, GATHER, LABELS, ADD_ROWS, SCATTER, SPLIT, ORDER, COPY, LOSS, UPDATE, SHRINK, FORWARD_BLOCK,
+    LOSS_BLOCK, BACKWARD_BLOCK, GRADIENT_BLOCK, PARAMETERS, DENSE_PACKED, D, D_OTHER, TARGETS, ROWS, ROW_ADDRESSES,
+    CAST, PACKED, GRADIENT, TURNED, ZEROS, ONES,
 ) = range(len(Plan._fields))  # fmt: skip
 PLAN_SIZE = len(Plan._fields)
 
@@ -333,13 +346,38 @@ def _regroup(plan, layer, d, start, n):
     size, panel, super_block, n_out = plan[ITEMSIZE], plan[PANEL], plan[SUPER_BLOCK], layer[N_OUT]
     for s in range(start, start + n, panel):
         width, here = min(panel, start + n - s), s * n_out * size
+        own = d + (s - start) * n_out * size
         if layer[BACKWARD] != 0:
-            call(layer[BACKWARD], (d, layer[Z] + here, layer[H_OUT] + here, width * n_out))
+            call(layer[BACKWARD], (own, layer[Z] + here, layer[H_OUT] + here, width * n_out))
+        if layer[H_ROWS] != 0:
+            continue
         if n_out <= plan[NARROW]:
-            call(plan[SPLIT], (d, n_out, width, layer[DZ] + s * size, super_block))
+            call(plan[SPLIT], (own, n_out, width, layer[DZ] + s * size, super_block))
         else:  # rows of the last, narrower group are as long as the group is wide
-            call(plan[SCATTER], (d, n_out, width, layer[DZ], s, panel * super_block, panel, n_out % panel))
-        d += width * n_out * size
+            call(plan[SCATTER], (own, n_out, width, layer[DZ], s, panel * super_block, panel, n_out % panel))
+    if layer[H_ROWS] != 0:
+        _list(plan, layer, d, start, n)
+
+
+@inline
+def _lists(plan, layer, index):
+    """The addresses of a chunk's lists: values, places, starts and sums."""
+    size, n_out = plan[ITEMSIZE], layer[N_OUT]
+    first = index * (n_out * plan[CHUNK] + plan[PANEL])  # with room behind each chunk's, which are written in vectors
+    return (layer[DZ] + first * size, layer[PLACES] + first * 2, layer[STARTS] + index * (n_out + 1) * 8,
+            layer[SUMS] + index * n_out * size)  # fmt: skip
+
+
+@inline
+def _list(plan, layer, d, start, n):
+    """List what is not zero of dz, and regroup h_in, as `_gradient_of_lists` wants both. As `_regroup`."""
+    size, panel, chunk, n_in, n_out = plan[ITEMSIZE], plan[PANEL], plan[CHUNK], layer[N_IN], layer[N_OUT]
+    for s in range(start, start + n, chunk):
+        values, places, starts, sums = _lists(plan, layer, s // chunk)
+        call(plan[LIST_NONZEROS], (d + (s - start) * n_out * size, n_out, min(chunk, start + n - s), values, places,
+                                   starts, sums))  # fmt: skip
+    call(plan[SCATTER], (layer[H_IN] + start * n_in * size, n_in, n, layer[H_ROWS], start, panel * plan[SUPER_BLOCK],
+                         panel, panel))  # fmt: skip
 
 
 @leaf(lambda T: types.void(_TABLE, types.intp, types.intp))
@@ -382,6 +420,41 @@ def _gradient(plan, layer, first_row, n_rows, first_column, n_columns, start, n,
                                   panel * n_in, ones, dz + (j * super_block + s * group) * size, group,
                                   out, g_row, init, init_row, 0, width, n_outer))  # fmt: skip
         s += n_s
+
+
+@inline
+def _sum_of_rows(plan, rows, row, n_rows, out, n, accumulate):
+    """out = the sum of some rows of n elements, `row` apart, or added to what is there if `accumulate`."""
+    size, panel = plan[ITEMSIZE], plan[PANEL]
+    for j in range(0, n, panel):
+        here = out + j * size
+        call(plan[MULTIPLY], (1, min(panel, n - j), plan[ONES], 0, 0, 0, 0, 0, rows + j * size, row, here, 0,
+                              here if accumulate != 0 else plan[ZEROS], 0, 0, n_rows, 1))  # fmt: skip
+
+
+@inline
+def _gradient_of_lists(plan, layer, first_row, n_rows, first_column, n_columns, n, g, g_row, accumulate):
+    """As `_gradient`, over the first n samples, of a layer that lists what is not zero of its dz.
+
+    The rectangle is a strip of rows, which may have the biases below it; it comes out turned.
+    """
+    size, panel, super_block, chunk = plan[ITEMSIZE], plan[PANEL], plan[SUPER_BLOCK], plan[CHUNK]
+    n_out, n_inputs = layer[N_OUT], min(n_rows, layer[N_IN] - first_row)
+    for s in range(0, n, chunk):
+        values, places, starts, _ = _lists(plan, layer, s // chunk)
+        call(plan[MULTIPLY_NONZEROS], (values, places, starts + first_column * 8, n_columns,
+                                       layer[H_ROWS] + (first_row * super_block + s * panel) * size,
+                                       panel * super_block, plan[TURNED], panel * n_columns, n_inputs,
+                                       1 if s == 0 else 0))  # fmt: skip
+    strip = plan[GRADIENT]
+    # All rows of a panel: those beyond n_inputs fall behind the strip.
+    call(plan[SCATTER], (plan[TURNED], n_columns, -(-n_inputs // panel) * panel, strip, 0, panel, n_columns, n_columns))
+    if g != strip:
+        for i in range(n_inputs):
+            _sum_of_rows(plan, strip + i * n_columns * size, n_columns, 1, g + i * g_row * size, n_columns, accumulate)
+    if n_rows > n_inputs:
+        _sum_of_rows(plan, layer[SUMS] + first_column * size, n_out, (n - 1) // chunk + 1,
+                     g + n_inputs * g_row * size, n_columns, accumulate)  # fmt: skip
 
 
 @inline
@@ -450,7 +523,10 @@ def parameters_of_rows(plan, optimizer, coefficients, index, n, accumulate, upda
         n_columns = min(c_block, n_out - column)
         here = (first_row * n_out + column) * size
         g, g_row = (layer[DW] + here, n_out) if accumulate != 0 or updates == 0 else (plan[GRADIENT], n_columns)
-        _gradient(plan, layer, first_row, n_rows, column, n_columns, 0, n, g, g_row, accumulate)
+        if layer[H_ROWS] != 0:
+            _gradient_of_lists(plan, layer, first_row, n_rows, column, n_columns, n, g, g_row, accumulate)
+        else:
+            _gradient(plan, layer, first_row, n_rows, column, n_columns, 0, n, g, g_row, accumulate)
         if updates != 0:
             _shrink(plan, optimizer, coefficients, layer, first_row, n_rows, column, n_columns)
             n_bad += _update(plan, optimizer, coefficients, layer[W] + here, n_rows, n_columns, n_out, g, g_row)
