@@ -344,6 +344,8 @@ def _as_array(values: object, name: str) -> Array:
         raise TypeError(f"{name} must be convertible to an array of numbers: {error}") from error
     if array.dtype.kind not in "biuf":
         hint = ": convert it, with .to_numpy(float) or .toarray() where it has these" if array.dtype == object else ""
+        if values is None:
+            hint = ", as it is None"
         raise TypeError(f"{name} must have a bool, integer or floating dtype, got {array.dtype}{hint}")
     return array
 

@@ -388,14 +388,22 @@ class MLP:
 
 
 def _hidden_activations(activation: str | Sequence[str], n_hidden: int) -> tuple[str, ...]:
-    known = tuple(name for name in ACTIVATIONS if name != "softmax")
     if isinstance(activation, str):
-        return (checks.name_of(activation, known, "activation"),) * n_hidden
+        return (_hidden_activation(activation, "activation"),) * n_hidden
     if not isinstance(activation, Sequence):
         raise TypeError(f"activation must be a str or a sequence of str, got {type(activation).__name__}")
     if len(activation) != n_hidden:
         raise ValueError(f"activation must have one name per hidden layer, {n_hidden}, got {len(activation)}")
-    return tuple(checks.name_of(name, known, f"activation[{i}]") for i, name in enumerate(activation))
+    return tuple(_hidden_activation(name, f"activation[{i}]") for i, name in enumerate(activation))
+
+
+def _hidden_activation(name: object, what: str) -> str:
+    known = [known for known in ACTIVATIONS if known != "softmax"]
+    if name == "softmax":
+        raise ValueError(
+            f"{what} must be one of {', '.join(map(repr, known))}, got 'softmax', which is for output only"
+        )
+    return checks.name_of(name, known, what)
 
 
 def _loss_of(loss: str | None, output: str) -> str:

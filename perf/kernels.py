@@ -24,7 +24,7 @@ from numba import types
 import peak
 import timing
 from fastbp._jit import leaf
-from fastbp.kernels import gather, gemm, losses, shuffle, updates
+from fastbp.kernels import gather, gemm, losses, shuffle, sparse, updates
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.calls import call
 from fastbp.kernels.simd import fma, lanes_of, load, store
@@ -112,6 +112,11 @@ def seconds_of(case: Case, dtype: str, rounds: int) -> float:
     return both - best_seconds(lambda n: _repeat(n, *restore), rounds)
 
 
+def call_once(function: Leaf, dtype: str, arguments: tuple[Any, ...]) -> None:
+    """Call a leaf whose results a case needs."""
+    _repeat(1, function.address(dtype), plain(arguments))
+
+
 def plain(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the arguments with the addresses of arrays instead of these."""
     return tuple(value.ctypes.data if isinstance(value, np.ndarray) else value for value in arguments)
@@ -160,6 +165,25 @@ def products(dtype: str) -> Iterator[Case]:
     h, d, g = aligned(n_in * n, dtype=dtype), aligned(n, dtype=dtype), aligned(n_in, dtype=dtype)
     n_bytes = size * (n_in + 1) * n
     yield Case("narrow_gradient", gemm.narrow_gradient, (h, n_in, 0, n_in, d, n, g, 1, 0), n_in * n, n_bytes, n_in * n)
+
+
+def lists(dtype: str) -> Iterator[Case]:
+    """Yield the gradient behind a ReLU: the lists of what is not zero, half of it, and the product with them."""
+    panel, size = panel_width(dtype), np.dtype(dtype).itemsize
+    n, n_features, n_inputs = 64, 16, sparse.strip_width(dtype)
+    d = aligned(n * n_features, dtype=dtype)
+    d[d < 0] = 0
+    n_nonzero = np.count_nonzero(d)
+    values, places = aligned(d.size + panel, dtype=dtype), aligned(d.size + panel, dtype=np.uint16, values=0)
+    starts, sums = aligned(n_features + 1, dtype=np.int64, values=0), aligned(n_features, dtype=dtype)
+    arguments = d, n_features, n, values, places, starts, sums
+    n_bytes = size * d.size + (size + 2) * n_nonzero
+    yield Case("list_nonzeros of 64 samples", sparse.list_nonzeros, arguments, d.size, n_bytes)
+    call_once(sparse.list_nonzeros, dtype, arguments)
+    h, c = aligned(n * n_inputs, dtype=dtype), aligned(n_features * n_inputs, dtype=dtype)
+    arguments = values, places, starts, n_features, h, panel * n, c, panel * n_features, n_inputs, 1
+    n_fma = n_nonzero * n_inputs
+    yield Case("multiply_nonzeros", sparse.multiply_nonzeros, arguments, n_fma, size * (n_fma + c.size), n_fma)
 
 
 def movements(dtype: str) -> Iterator[Case]:
@@ -259,7 +283,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(timing.processor())
     for dtype in arguments.dtype:
-        cases = [*products(dtype), *movements(dtype), *element_wise(dtype)]
+        cases = [*products(dtype), *lists(dtype), *movements(dtype), *element_wise(dtype)]
         measure([case for case in cases if any(part in case.name for part in arguments.only)], dtype, arguments.rounds)
 
 

@@ -257,6 +257,11 @@ def test_features_other_dtype_raises_type_error(x):
         checks.features(x, 2, "float32")
 
 
+def test_features_none_raises_type_error():
+    with pytest.raises(TypeError, match="x must have a bool, integer or floating dtype, got object, as it is None"):
+        checks.features(None, 2, np.float32)
+
+
 def test_features_masked_array_raises_type_error():
     with pytest.raises(TypeError, match="x must not be a masked array: fill or drop its masked values first"):
         checks.features(np.ma.zeros((2, 2)), 2, "float32")

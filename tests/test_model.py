@@ -93,7 +93,11 @@ def test_mlp_loss_of_another_output_lists_the_permitted_ones():
         ({"sizes": np.array(3)}, TypeError, r"sizes must be a sequence of positive integers, got array\(3\)"),
         ({"sizes": "31"}, TypeError, "sizes must be a sequence of positive integers, got '31'"),
         ({"activation": "rellu"}, ValueError, r"activation must be one of .*, got 'rellu' \(did you mean 'relu'\?\)"),
-        ({"activation": "softmax"}, ValueError, "activation must be one of .*, got 'softmax'"),
+        (
+            {"activation": "softmax"},
+            ValueError,
+            "activation must be one of .*, got 'softmax', which is for output only",
+        ),
         ({"activation": ["relu"]}, ValueError, "activation must have one name per hidden layer, 2, got 1"),
         ({"activation": ["relu", "tahn"]}, ValueError, r"activation\[1\] must be one of .*mean 'tanh'"),
         ({"activation": ["relu", None]}, TypeError, r"activation\[1\] must be a str, .*, got NoneType"),
