@@ -130,7 +130,7 @@ class Workspace:
         trains = grads is not None
         sizes = self._sizes(n_samples, trains, n_workers)
         self.block, self.super_block = sizes["block"], sizes["super_block"]
-        self._strips = _strips(architecture, n_samples)
+        self._lists = _lists(architecture, n_samples, trains)
         kept = self._reserve_activations(trains)
         derivatives = [self._reserve_derivatives(index, trains) for index in range(architecture.layout.n_layers)]
         block_gradients = self._reserve_block_gradients(sizes["gradient_row"]) if trains else 0
@@ -138,7 +138,11 @@ class Workspace:
         base = self._arena.allocate()
         self._clear_edges(derivatives)
         self._layers = self._layer_table(base, kept, derivatives, params, grads, with_loss)
-        self._tiles = _tile_table(architecture.layout, n_workers, self._strips)
+        strip = sparse.strip_width(architecture.dtype)
+        self._tiles = _tile_table(
+            architecture.layout, n_workers, [strip if lists.gradient else 0 for lists in self._lists]
+        )
+        self._count = np.arange(strip)
         panel = panel_width(architecture.dtype)
         self._constants = np.repeat(np.array([0, 1], architecture.dtype), panel)
         self._params, self._grads = params, grads  # kept alive
@@ -151,6 +155,7 @@ class Workspace:
                 n_tiles=self._tiles.shape[0],
                 layers=self._layers.ctypes.data,
                 tiles=self._tiles.ctypes.data,
+                count=self._count.ctypes.data,
                 zeros=self._constants.ctypes.data,
                 ones=self._constants[panel:].ctypes.data,
             )
@@ -186,6 +191,7 @@ class Workspace:
             "c_block": _C_BLOCK,
             "s_block": _S_BLOCK,
             "chunk": _CHUNK,
+            "strip": sparse.strip_width(dtype),
             "pack_above": _PACK_ABOVE,
             "pack_product": _PACK_PRODUCT,
             "packed_row": _packed_row(dtype),
@@ -208,7 +214,7 @@ class Workspace:
         dtype, (n_in, n_out) = self._architecture.dtype, self._architecture.layout.sizes[index : index + 2]
         if not trains:
             return {}
-        if not self._strips[index]:
+        if not self._lists[index].gradient:
             return {"dz": self._arena.reserve(n_out * self.super_block * dtype.itemsize)}
         panel, n_chunks = panel_width(dtype), -(-self.super_block // _CHUNK)
         n_entries = n_chunks * (n_out * _CHUNK + panel)
@@ -238,7 +244,13 @@ class Workspace:
         """Lay out one worker's scratch buffers; return their offsets, named as in `Plan`."""
         reserve, dtype, block = self._arena.reserve, self._architecture.dtype, self.block
         widths, itemsize, panel = self._architecture.layout.sizes, dtype.itemsize, panel_width(dtype)
-        strip = max(self._strips)
+        strip = sparse.strip_width(dtype) if any(map(any, self._lists)) else 0
+        listed = [
+            max(n_in * lists.forward, n_out * lists.backward)
+            for lists, (n_in, n_out) in zip(self._lists, pairwise(widths), strict=True)
+        ]
+        n_terms = max(listed)  # of a product with lists
+        n_entries = -(-n_terms // _CHUNK) * (block * _CHUNK + panel)
         return {
             "d": reserve(max(widths) * block * itemsize if with_loss else 0),
             "d_other": reserve(max(widths) * block * itemsize if trains else 0),
@@ -248,7 +260,13 @@ class Workspace:
             "cast": reserve(panel * max(widths[0], widths[-1]) * itemsize),
             "packed": reserve(_M_BLOCK * _packed_row(dtype) * itemsize),
             "gradient": reserve(max(_RECTANGLE, (strip + 1) * _C_BLOCK) * itemsize if trains else 0),
-            "turned": reserve(strip * _C_BLOCK * itemsize if trains else 0),
+            "turned": reserve(strip * max(_C_BLOCK, block) * itemsize),
+            "columns": reserve(strip * n_terms * itemsize),
+            "list_rows": reserve(n_terms * block * itemsize),
+            "list_values": reserve(n_entries * itemsize),
+            "list_places": reserve(n_entries * 2),
+            "list_starts": reserve(-(-n_terms // _CHUNK) * (block + 1) * 8),
+            "list_sums": reserve(block * itemsize if n_terms else 0),
         }
 
     def _layer_table(
@@ -277,6 +295,8 @@ class Workspace:
                 h_out=base + h_out,
                 forward=0 if is_fused else self._address(ACTIVATIONS[name].forward),
                 backward=0 if is_fused or grads is None else self._address(ACTIVATIONS[name].backward),
+                lists_h=int(self._lists[index].forward),
+                lists_dz=int(self._lists[index].backward),
                 **{field: base + offset for field, offset in derivatives[index].items()},
             )
             rows.append(row)
@@ -293,6 +313,8 @@ class Workspace:
         layout = self._architecture.layout
         is_small, is_wide = _is_small(layout), _is_wide(layout)
         has_narrow = trains and min(layout.sizes[1:]) <= narrow
+        has_lists = any(map(any, self._lists))
+        lists_rows = any(lists.forward or lists.backward for lists in self._lists)
         keeps_z = trains and any(ACTIVATIONS[name].keeps_z for name in self._architecture.activations)
         parameters = step.parameters_of_layers if is_small else step.parameters_of_rows
         leaves = {
@@ -302,8 +324,8 @@ class Workspace:
             "narrow_gradient": gemm.narrow_gradient if has_narrow else None,
             "gather": gather.gather_rows,
             "labels": gather.gather_labels,
-            "list_nonzeros": sparse.list_nonzeros if trains and any(self._strips) else None,
-            "multiply_nonzeros": sparse.multiply_nonzeros if trains and any(self._strips) else None,
+            "list_nonzeros": sparse.list_nonzeros if has_lists else None,
+            "multiply_nonzeros": sparse.multiply_nonzeros if has_lists else None,
             "add_rows": gemm.add_rows if trains and is_small else None,
             "scatter": gather.scatter_rows,
             "split": gather.split_features if has_narrow else None,
@@ -318,8 +340,9 @@ class Workspace:
             "gradient_block": step.gradient_block if trains and is_small else None,
             "parameters": parameters if trains else None,
             "dense_packed": step.dense_packed if is_wide else None,
+            "dense_of_lists": step.dense_of_lists if lists_rows else None,
             "pack_columns": gemm.pack_columns if is_wide else None,
-            "pack_rows": gemm.pack_rows if is_wide and trains else None,
+            "pack_rows": gemm.pack_rows if is_wide and (trains or lists_rows) else None,
         }
         return {name: self._address(leaf) for name, leaf in leaves.items()}
 
@@ -383,21 +406,33 @@ def _packed_row(dtype: np.dtype[Any]) -> int:
     return _K_BLOCK + ALIGNMENT // dtype.itemsize
 
 
-def _strips(architecture: Architecture, n_samples: int) -> list[int]:
-    """Return for each layer the rows of w whose gradient is summed at a time over lists of what is not zero of dz.
+class _Lists(NamedTuple):
+    """Which products of a layer skip zeros: those of h in `forward`, those of dz in `backward` and `gradient`."""
 
-    0 where the gradient is a dense product: the derivative is not mostly zero, or the layer is too small for lists.
-    """
-    layout, strip = architecture.layout, sparse.strip_width(architecture.dtype)
-    few, panel = 2 * strip, panel_width(architecture.dtype)
+    forward: bool
+    backward: bool
+    gradient: bool
 
-    def has_lists(name: str, n_in: int, n_out: int) -> bool:
-        return name in TURNING_OFF and n_in >= few and n_out >= panel
 
+def _lists(architecture: Architecture, n_samples: int, trains: bool) -> list[_Lists]:
+    """Return for each layer where an activation leaves enough zeros, and the sizes make lists of the rest pay."""
+    layout = architecture.layout
+    panel, few = panel_width(architecture.dtype), 2 * sparse.strip_width(architecture.dtype)
     if _is_small(layout) or n_samples < panel:
-        return [0] * layout.n_layers
-    layers = zip(architecture.activations, layout.sizes, layout.sizes[1:], strict=False)
-    return [strip if has_lists(*layer) else 0 for layer in layers]
+        return [_Lists(False, False, False)] * layout.n_layers
+    lists = []
+    for index, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
+        before, after = (name in TURNING_OFF for name in ("identity", *architecture.activations)[index : index + 2])
+        is_hidden, is_packed = index > 0, n_in * n_out > _PACK_ABOVE
+        lists_dz = trains and after and n_in >= few and n_out >= panel
+        lists.append(
+            _Lists(
+                forward=before and is_packed and n_in >= panel and n_out >= few,
+                backward=lists_dz and is_packed and is_hidden,
+                gradient=lists_dz,
+            )
+        )
+    return lists
 
 
 def _strip_blocks(n_in: int, strip: int) -> list[tuple[int, int]]:

@@ -181,9 +181,10 @@ def lists(dtype: str) -> Iterator[Case]:
     yield Case("list_nonzeros of 64 samples", sparse.list_nonzeros, arguments, d.size, n_bytes)
     call_once(sparse.list_nonzeros, dtype, arguments)
     h, c = aligned(n * n_inputs, dtype=dtype), aligned(n_features * n_inputs, dtype=dtype)
-    arguments = values, places, starts, n_features, h, panel * n, c, panel * n_features, n_inputs, 1
+    group = panel * n_features
+    arguments = values, places, starts, n_features, h, panel * n, c, group, c, panel, group, n_inputs
     n_fma = n_nonzero * n_inputs
-    yield Case("multiply_nonzeros", sparse.multiply_nonzeros, arguments, n_fma, size * (n_fma + c.size), n_fma)
+    yield Case("multiply_nonzeros", sparse.multiply_nonzeros, arguments, n_fma, size * (n_fma + 2 * c.size), n_fma)
 
 
 def movements(dtype: str) -> Iterator[Case]:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastbp
+from fastbp import workspace
 from fastbp.kernels import step, training
 from fastbp.kernels.calls import int64_at
 from fastbp.pacing import Pace
@@ -68,6 +69,34 @@ def assert_same_run(actual, expected):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_fit_again_gives_the_same_bits(case, dtype):
     assert_same_run(case.trained(dtype), case.trained(dtype))
+
+
+@pytest.mark.parametrize("bias", [0.0, 1.0, 100.0])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_skipping_zeros_changes_no_bit(dtype, bias, monkeypatch):
+    # Units that are off for half of the samples, for few, and for none.
+    sizes, n = (300, 600, 700, 300, 10), 400
+    x, y = classes(n, sizes[0], sizes[-1])
+    model = fastbp.MLP(sizes, "relu", "softmax", seed=1, dtype=dtype)
+    for biases in model.biases[:-1]:
+        biases[:] = bias
+    outputs, (loss, grad) = model.predict(x), model.loss_and_grad(x, y)
+    dense = workspace._Lists(forward=False, backward=False, gradient=False)
+    assert workspace._lists(model._architecture, n, True) != [dense] * 4
+    monkeypatch.setattr(workspace, "_lists", lambda *_: [dense] * 4)
+    twin = fastbp.MLP(sizes, "relu", "softmax", init=model.params, dtype=dtype)
+    assert bits(twin.predict(x)) == bits(outputs)
+    expected_loss, expected_grad = twin.loss_and_grad(x, y)
+    assert loss == expected_loss
+    # Biases are sums over lanes where zeros are skipped, and weights have one zero only: neither's sign matters.
+    for actual, expected in zip(
+        model._architecture.layout.weights(grad), twin._architecture.layout.weights(expected_grad), strict=True
+    ):
+        np.testing.assert_array_equal(actual, expected)
+    for actual, expected in zip(
+        model._architecture.layout.biases(grad), twin._architecture.layout.biases(expected_grad), strict=True
+    ):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -1,11 +1,12 @@
-"""The gradient of a layer behind a ReLU: of the loss derivative only what is not zero is listed and multiplied.
+"""Products with an operand that is mostly zero, as ReLU makes them: only what is not zero is listed and multiplied.
 
-A unit that is off for a sample has a derivative of exactly zero there, usually for half of the samples and more. So
-the lanes run over the inputs of the layer, and each output has a list of the samples that matter:
+A unit that is off for a sample has an activation and a derivative of exactly zero there, usually for half of the
+samples and more. The lanes then run over the columns of the other operand:
 
-    dw.T[j] = sum of dz[s, j] * h[s] over the samples s in the list of output j
+    c[j] = sum of a[j, k] * b[k] over the k in list j
 
-A list is cut into chunks of samples, so that what it refers to of h stays in the first-level cache.
+The lists are cut into chunks of k, so that the rows of b that they refer to stay in the first-level cache. Each sum has
+the order of the dense product, which adds the zeros as well: the bits are the same.
 """
 
 from llvmlite import ir
@@ -30,13 +31,13 @@ from fastbp.kernels.target import VECTOR_BYTES, lanes
 from fastbp.kernels.tile import VECTORS, panel_of
 from fastbp.kernels.vector import vector_of
 
-# Vectors of inputs whose sums run side by side: enough to hide the latency of an FMA, few enough for the part of h that
-# they meet in a chunk to stay in the first-level cache.
+# Vectors of columns whose sums run side by side: enough to hide the latency of an FMA, few enough for what they meet of
+# b in a chunk to stay in the first-level cache.
 N_VECTORS = 6 if VECTOR_BYTES == 64 else 8
 
 
 def strip_width(dtype) -> int:
-    """Inputs whose sums run side by side: whole panels."""
+    """Columns whose sums run side by side: whole panels."""
     return N_VECTORS * lanes(dtype)
 
 
@@ -111,18 +112,17 @@ def _emit_sums(builder, vectors, values, places, start, stop, pointer_of):
 
 
 @intrinsic
-def multiply_list(typingctx, values, places, start, stop, h, h_group, c, c_group, n_vectors, is_first):
-    """Write c = [c] + sum over start <= e < stop of values[e] * h[places[e]:], for n_vectors vectors.
+def multiply_list(typingctx, values, places, start, stop, b, b_group, c, c_group, init, init_group, n_vectors):
+    """Write c = init + sum over start <= e < stop of values[e] * b[places[e]:], for n_vectors vectors.
 
-    Two vectors lie side by side, the next two h_group or c_group elements further on. c counts as zero if `is_first`.
+    Two vectors lie side by side, the next two b_group, c_group or init_group elements further on.
     """
     size = types.intp
-    sig = types.void(values, places, size, size, h, size, c, size, size, size)
+    sig = types.void(values, places, size, size, b, size, c, size, init, size, size)
 
     def codegen(context, builder, sig, args):
-        values, places, start, stop, h, h_group, c, c_group, n_vectors, is_first = args
+        values, places, start, stop, b, b_group, c, c_group, init, init_group, n_vectors = args
         vector = ir.VectorType(c.type.pointee, lanes(sig.args[6].dtype))
-        zero, is_new = ir.Constant(vector, None), builder.icmp_signed("!=", is_first, I64(0))
 
         def pointer_of(pointer, group, index, v):
             index = builder.add(index, builder.mul(group, I64(v // VECTORS)))
@@ -134,13 +134,12 @@ def multiply_list(typingctx, values, places, start, stop, h, h_group, c, c_group
             block = builder.append_basic_block(f"vectors_{count}")
             choice.add_case(I64(count), block)
             builder.position_at_end(block)
-            out = [pointer_of(c, c_group, I64(0), v) for v in range(count)]
-            before = [builder.select(is_new, zero, emit_load(builder, pointer, vector)) for pointer in out]
+            initial = [emit_load(builder, pointer_of(init, init_group, I64(0), v), vector) for v in range(count)]
             sums = _emit_sums(
-                builder, before, values, places, start, stop, lambda place, v: pointer_of(h, h_group, place, v)
+                builder, initial, values, places, start, stop, lambda place, v: pointer_of(b, b_group, place, v)
             )
-            for total, pointer in zip(sums, out, strict=True):
-                emit_store(builder, total, pointer)
+            for v, total in enumerate(sums):
+                emit_store(builder, total, pointer_of(c, c_group, I64(0), v))
             builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
@@ -183,20 +182,20 @@ def list_nonzeros(panels, n_features, n_samples, values, places, starts, sums):
 
 def _multiply_nonzeros_signature(T):
     pointer, size = types.CPointer(T), types.intp
-    return types.void(pointer, _PLACES, _STARTS, size, pointer, size, pointer, size, size, size)
+    return types.void(pointer, _PLACES, _STARTS, size, pointer, size, pointer, size, pointer, size, size, size)
 
 
 @leaf(_multiply_nonzeros_signature)
-def multiply_nonzeros(values, places, starts, n_lists, h, h_group, c, c_group, n_inputs, is_first):
-    """Write, or add unless `is_first`, c[j] = sum over the entries e of list j of value e * h[place e], in their order.
+def multiply_nonzeros(values, places, starts, n_lists, b, b_group, c, c_group, init, init_row, init_group, n_columns):
+    """Write c[j] = init[j] + sum over the entries e of list j of value e * b[place e], in their order, for each list.
 
-    values, places, starts : of n_lists outputs, as `list_nonzeros` writes them. h : inputs of the samples, a panel of
-    them side by side and one sample behind the other; the next panel of inputs h_group elements further on. c : panels
-    of inputs, c_group elements apart, of a row for each list. n_inputs : at most `strip_width`, rounded up to whole
-    vectors here. No checks: the caller validates.
+    values, places, starts : as `list_nonzeros` writes them. b : a panel of columns wide, one row behind the other; the
+    next panel of columns b_group elements further on. c : likewise, c_group apart, a row for each list; overwritten.
+    init : likewise, init_group apart, its rows init_row apart; may be c itself. n_columns : at most `strip_width`,
+    rounded up to whole vectors here. No checks: the caller validates.
     """
     panel, lanes = panel_of(c), lanes_of(c)
-    n_vectors = (n_inputs + lanes - 1) // lanes
+    n_vectors = (n_columns + lanes - 1) // lanes
     for j in range(n_lists):
-        multiply_list(values, places, starts[j], starts[j + 1], h, h_group, offset(c, j * panel), c_group, n_vectors,
-                      is_first)  # fmt: skip
+        multiply_list(values, places, starts[j], starts[j + 1], b, b_group, offset(c, j * panel), c_group,
+                      offset(init, j * init_row), init_group, n_vectors)  # fmt: skip

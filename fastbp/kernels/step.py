@@ -11,6 +11,7 @@ from numba import types
 
 from fastbp._jit import inline, leaf
 from fastbp.kernels.calls import call, float64_at, int64_at
+from fastbp.kernels.gather import FLOAT32, FLOAT64
 from fastbp.kernels.simd import address_of
 from fastbp.kernels.tile import TILE_ROWS
 
@@ -21,9 +22,10 @@ class Layer(NamedTuple):
     w : weights with the biases behind them; dw : their gradient. h_in, h_out : activations of the super-block before
     and after the layer; z : pre-activations (h_out itself where the activation needs no z). forward, backward :
     activation leaves or 0. dz : loss derivative with respect to z, as `scatter_rows` groups it, or of narrow layers as
-    `split_features` does; 0 where there is no gradient.
+    `split_features` does; 0 where there is no gradient. lists_h, lists_dz : whether h_in and dz are mostly zero, and
+    the layer is large enough to list what is not.
 
-    Of layers whose dz is mostly zero, else 0: h_rows : h_in as `scatter_rows` groups it, the last group as wide as the
+    For a gradient of lists, else 0: h_rows : h_in as `scatter_rows` groups it, the last group as wide as the
     others. dz, places, starts, sums : what `list_nonzeros` writes, one chunk of samples after the other.
     """
 
@@ -36,6 +38,8 @@ class Layer(NamedTuple):
     h_out: int
     forward: int
     backward: int
+    lists_h: int
+    lists_dz: int
     dz: int = 0
     h_rows: int = 0
     places: int = 0
@@ -43,7 +47,9 @@ class Layer(NamedTuple):
     sums: int = 0
 
 
-N_IN, N_OUT, W, DW, H_IN, Z, H_OUT, FORWARD, BACKWARD, DZ, H_ROWS, PLACES, STARTS, SUMS = range(len(Layer._fields))
+(
+    N_IN, N_OUT, W, DW, H_IN, Z, H_OUT, FORWARD, BACKWARD, LISTS_H, LISTS_DZ, DZ, H_ROWS, PLACES, STARTS, SUMS,
+) = range(len(Layer._fields))  # fmt: skip
 _LAYER_SIZE = len(Layer._fields)
 
 
@@ -66,17 +72,18 @@ class Plan(NamedTuple):
     block : samples of a task; super_block : samples that the buffers hold; loss_unit : samples whose losses are one
     sum. block_gradients : of small networks, the gradients of a super-block's blocks, gradient_row elements apart.
     k_block, m_block, c_block : cache blocks of a product, in terms of a sum, rows and columns. s_block : terms of a
-    gradient, which are samples. chunk : samples of a list of what is not zero. pack_above, pack_product : weights of a
-    layer and multiply-adds of a product above which w is packed, in rows of packed_row elements. narrow : most outputs
-    of a layer whose gradient is summed over lanes of samples; few : most samples whose products run with the lanes over
-    outputs.
+    gradient, which are samples. chunk, strip : cache blocks of a product with lists, in terms and columns. pack_above,
+    pack_product : weights of a layer and multiply-adds of a product above which w is packed, in rows of packed_row
+    elements. narrow : most outputs of a layer whose gradient is summed over lanes of samples; few : most samples whose
+    products run with the lanes over outputs.
 
-    Addresses of leaves, 0 for what is not used: multiply to dense_packed.
+    Addresses of leaves, 0 for what is not used: multiply to dense_of_lists.
 
     Addresses of the worker's scratch buffers: d, d_other : derivatives of a block, of the widest layer. targets : of a
     block, as panels. rows : int64 row numbers of a block. row_addresses, cast : of `gather_rows`. packed : a block of
-    w. gradient : a rectangle of it. turned : the same with rows and columns exchanged. Shared, a panel wide: zeros,
-    ones.
+    w. gradient : a rectangle of it. turned : a strip that a product with lists writes; columns : the strip of w that it
+    reads. list_rows : x of `dense_of_lists` by samples; list_values to list_sums : its lists. Shared: count : 0, 1, ...
+    for a strip. zeros, ones : a panel wide.
     """
 
     n_layers: int
@@ -95,6 +102,7 @@ class Plan(NamedTuple):
     c_block: int
     s_block: int
     chunk: int
+    strip: int
     pack_above: int
     pack_product: int
     packed_row: int
@@ -124,6 +132,7 @@ class Plan(NamedTuple):
     gradient_block: int
     parameters: int
     dense_packed: int
+    dense_of_lists: int
     d: int
     d_other: int
     targets: int
@@ -133,17 +142,25 @@ class Plan(NamedTuple):
     packed: int
     gradient: int
     turned: int
+    columns: int
+    list_rows: int
+    list_values: int
+    list_places: int
+    list_starts: int
+    list_sums: int
+    count: int
     zeros: int
     ones: int
 
 
 (
     N_LAYERS, N_TILES, LAYERS, TILES, ITEMSIZE, PANEL, BLOCK, SUPER_BLOCK, LOSS_UNIT, BLOCK_GRADIENTS, GRADIENT_ROW,
-    K_BLOCK, M_BLOCK, C_BLOCK, S_BLOCK, CHUNK, PACK_ABOVE, PACK_PRODUCT, PACKED_ROW, NARROW, FEW,
-    MULTIPLY, PACK_ROWS, PACK_COLUMNS, MULTIPLY_ROW, MULTIPLY_COLUMN, NARROW_GRADIENT, LIST_NONZEROS,
-    MULTIPLY_NONZEROS, GATHER, LABELS, ADD_ROWS, SCATTER, SPLIT, ORDER, COPY, LOSS, UPDATE, SHRINK, FORWARD_BLOCK,
-    LOSS_BLOCK, BACKWARD_BLOCK, GRADIENT_BLOCK, PARAMETERS, DENSE_PACKED, D, D_OTHER, TARGETS, ROWS, ROW_ADDRESSES,
-    CAST, PACKED, GRADIENT, TURNED, ZEROS, ONES,
+    K_BLOCK, M_BLOCK, C_BLOCK, S_BLOCK, CHUNK, STRIP, PACK_ABOVE, PACK_PRODUCT, PACKED_ROW, NARROW, FEW, MULTIPLY,
+    PACK_ROWS, PACK_COLUMNS, MULTIPLY_ROW, MULTIPLY_COLUMN, NARROW_GRADIENT, LIST_NONZEROS, MULTIPLY_NONZEROS,
+    GATHER, LABELS, ADD_ROWS, SCATTER, SPLIT, ORDER, COPY, LOSS, UPDATE, SHRINK, FORWARD_BLOCK, LOSS_BLOCK,
+    BACKWARD_BLOCK, GRADIENT_BLOCK, PARAMETERS, DENSE_PACKED, DENSE_OF_LISTS, D, D_OTHER, TARGETS, ROWS,
+    ROW_ADDRESSES, CAST, PACKED, GRADIENT, TURNED, COLUMNS, LIST_ROWS, LIST_VALUES, LIST_PLACES, LIST_STARTS,
+    LIST_SUMS, COUNT, ZEROS, ONES,
 ) = range(len(Plan._fields))  # fmt: skip
 PLAN_SIZE = len(Plan._fields)
 
@@ -239,6 +256,66 @@ def dense_packed(plan, layer, x, y, n, is_backward):
                                       init, init_row, is_column if k == 0 else 0, n_k, 1))  # fmt: skip
 
 
+@leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp, types.intp, types.intp))
+def dense_of_lists(plan, layer, x, y, n, is_backward):
+    """As `dense_packed`, for an x (h or dz) that is mostly zero: as a list of what is not zero for each sample.
+
+    The lanes run over the rows of y; rows that fill no panel go the usual way, and so does all of an x that turns out
+    not to be mostly zero. The results have the same bits on each way.
+    """
+    size, panel, chunk, strip = plan[ITEMSIZE], plan[PANEL], plan[CHUNK], plan[STRIP]
+    n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W]
+    n_terms, n_rows = (n_out, n_in) if is_backward else (n_in, n_out)
+    if _list_terms(plan, x, n_terms, n) * 4 > n_terms * n * 3:
+        call(plan[DENSE_PACKED], (address_of(plan), address_of(layer), x, y, n, is_backward))
+        return
+    c, columns, entries, n_whole = plan[TURNED], plan[COLUMNS], n * chunk + panel, n_rows - n_rows % panel
+    bias = w + n_in * n_out * size
+    for first in range(0, n_whole, strip):
+        n_columns = min(strip, n_whole - first)
+        if is_backward:
+            call(plan[GATHER], (w + first * n_out * size, n_out * size, size, FLOAT32 if size == 4 else FLOAT64,
+                                plan[COUNT], n_columns, n_terms, columns, plan[ROW_ADDRESSES], plan[CAST]))  # fmt: skip
+            init, init_row, init_group = plan[ZEROS], 0, 0
+        else:
+            for j in range(0, n_columns, panel):
+                call(plan[PACK_ROWS], (w + (first + j) * size, n_out, n_terms, panel, columns + j * n_terms * size,
+                                       panel))  # fmt: skip
+            init, init_row, init_group = bias + first * size, 0, panel
+        for k in range(0, n_terms, chunk):
+            index = k // chunk
+            call(plan[MULTIPLY_NONZEROS], (plan[LIST_VALUES] + index * entries * size,
+                                           plan[LIST_PLACES] + index * entries * 2,
+                                           plan[LIST_STARTS] + index * (n + 1) * 8, n, columns + k * panel * size,
+                                           panel * n_terms, c, panel * n, init, init_row, init_group,
+                                           n_columns))  # fmt: skip
+            init, init_row, init_group = c, panel, panel * n
+        call(plan[SCATTER], (c, n, n_columns, y, first, panel * n_rows, panel, n % panel))
+    if n_whole < n_rows:
+        a, a_row, a_k = (w + n_whole * n_out * size, n_out, 1) if is_backward else (w + n_whole * size, 1, n_out)
+        init, is_column = (plan[ZEROS], 0) if is_backward else (bias + n_whole * size, 1)
+        for start in range(0, n, panel):
+            width = min(panel, n - start)
+            call(plan[MULTIPLY], (n_rows - n_whole, width, a, TILE_ROWS * a_row, a_row, a_k, 0, 0,
+                                  x + start * n_terms * size, width, y + (start * n_rows + n_whole * width) * size,
+                                  width, init, is_column, is_column, n_terms, 1))  # fmt: skip
+
+
+@inline
+def _list_terms(plan, x, n_terms, n):
+    """List what is not zero of n samples in panels, for each sample; returns how many that are."""
+    size, panel, chunk, rows, n_nonzero = plan[ITEMSIZE], plan[PANEL], plan[CHUNK], plan[LIST_ROWS], 0
+    # Turned into n features and n_terms samples, they are what `list_nonzeros` expects.
+    call(plan[SCATTER], (x, n_terms, n, rows, 0, panel * n, panel, n_terms % panel))
+    for k in range(0, n_terms, chunk):
+        index, starts = k // chunk, plan[LIST_STARTS] + k // chunk * (n + 1) * 8
+        first = index * (n * chunk + panel)
+        call(plan[LIST_NONZEROS], (rows + k * n * size, n, min(chunk, n_terms - k), plan[LIST_VALUES] + first * size,
+                                   plan[LIST_PLACES] + first * 2, starts, plan[LIST_SUMS]))  # fmt: skip
+        n_nonzero += int64_at(starts)[n]
+    return n_nonzero
+
+
 @inline
 def _is_packed(plan, layer, n):
     """Whether a layer is large enough for packing, and the samples are enough to make it worth its while."""
@@ -257,7 +334,8 @@ def _dense_forward(plan, layer, h, z, n):
     elif n <= plan[FEW] and panel <= n_out <= plan[K_BLOCK] * plan[M_BLOCK] // n:
         _dense_forward_of_few(plan, layer, h, z, n)
     elif _is_packed(plan, layer, n):
-        call(plan[DENSE_PACKED], (address_of(plan), address_of(layer), h, z, n, 0))
+        product = plan[DENSE_OF_LISTS] if layer[LISTS_H] != 0 else plan[DENSE_PACKED]
+        call(product, (address_of(plan), address_of(layer), h, z, n, 0))
     else:
         for start in range(0, n, panel):
             width = min(panel, n - start)
@@ -290,7 +368,8 @@ def _dense_backward(plan, layer, dz, dh, n, is_alone):
     if is_alone:
         call(plan[MULTIPLY_COLUMN], (w, dz, dh, n_in, n_out))
     elif _is_packed(plan, layer, n):
-        call(plan[DENSE_PACKED], (address_of(plan), address_of(layer), dz, dh, n, 1))
+        product = plan[DENSE_OF_LISTS] if layer[LISTS_DZ] != 0 else plan[DENSE_PACKED]
+        call(product, (address_of(plan), address_of(layer), dz, dh, n, 1))
     else:
         for start in range(0, n, panel):
             width = min(panel, n - start)
@@ -439,16 +518,17 @@ def _gradient_of_lists(plan, layer, first_row, n_rows, first_column, n_columns, 
     The rectangle is a strip of rows, which may have the biases below it; it comes out turned.
     """
     size, panel, super_block, chunk = plan[ITEMSIZE], plan[PANEL], plan[SUPER_BLOCK], plan[CHUNK]
-    n_out, n_inputs = layer[N_OUT], min(n_rows, layer[N_IN] - first_row)
+    n_out, n_inputs, turned = layer[N_OUT], min(n_rows, layer[N_IN] - first_row), plan[TURNED]
     for s in range(0, n, chunk):
         values, places, starts, _ = _lists(plan, layer, s // chunk)
+        init, init_row, init_group = (plan[ZEROS], 0, 0) if s == 0 else (turned, panel, panel * n_columns)
         call(plan[MULTIPLY_NONZEROS], (values, places, starts + first_column * 8, n_columns,
                                        layer[H_ROWS] + (first_row * super_block + s * panel) * size,
-                                       panel * super_block, plan[TURNED], panel * n_columns, n_inputs,
-                                       1 if s == 0 else 0))  # fmt: skip
+                                       panel * super_block, turned, panel * n_columns, init, init_row, init_group,
+                                       n_inputs))  # fmt: skip
     strip = plan[GRADIENT]
     # All rows of a panel: those beyond n_inputs fall behind the strip.
-    call(plan[SCATTER], (plan[TURNED], n_columns, -(-n_inputs // panel) * panel, strip, 0, panel, n_columns, n_columns))
+    call(plan[SCATTER], (turned, n_columns, -(-n_inputs // panel) * panel, strip, 0, panel, n_columns, n_columns))
     if g != strip:
         for i in range(n_inputs):
             _sum_of_rows(plan, strip + i * n_columns * size, n_columns, 1, g + i * g_row * size, n_columns, accumulate)

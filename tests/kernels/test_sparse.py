@@ -90,17 +90,18 @@ def test_multiply_nonzeros_equals_numpy(dtype, at_start):
         values, places, starts, _ = listed(d, at_start)
         operands = values, places, starts, n_outputs, grouped(h, n_groups, at_start), panel * n_samples
         c = guarded(np.full((n_groups, n_outputs, panel), np.nan, dtype), at_start)
-        expected = d.T @ h
-        for is_first in (1, 0):
-            call(multiply_nonzeros, dtype, *operands, c, panel * n_outputs, n_inputs, is_first)
+        row = rng.integers(-8, 9, n_groups * panel).astype(dtype)
+        expected, group = d.T @ h + row[:n_inputs], panel * n_outputs
+        for init, init_row, init_group in ((guarded(row, at_start), 0, panel), (c, panel, group)):
+            call(multiply_nonzeros, dtype, *operands, c, group, init, init_row, init_group, n_inputs)
             flat = c.transpose(1, 0, 2).reshape(n_outputs, n_groups * panel)
             np.testing.assert_array_equal(flat[:, :n_inputs], expected)
             assert np.isnan(flat[:, n_written:]).all()
-            expected = 2 * expected
+            expected = expected + d.T @ h
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_multiply_nonzeros_of_any_outputs_gives_the_same_bits(dtype):
+def test_multiply_nonzeros_of_any_lists_gives_the_same_bits(dtype):
     rng, dtype = np.random.default_rng(2), np.dtype(dtype)
     panel, n_inputs, n_samples, n_outputs = panel_width(dtype), strip_width(dtype), 64, 12
     n_groups = n_inputs // panel
@@ -111,7 +112,7 @@ def test_multiply_nonzeros_of_any_outputs_gives_the_same_bits(dtype):
     def product(first, last):
         c = guarded(np.zeros((n_groups, last - first, panel), dtype))
         call(multiply_nonzeros, dtype, values, places, starts[first:], last - first, grouped(h, n_groups),
-             panel * n_samples, c, panel * (last - first), n_inputs, 1)  # fmt: skip
+             panel * n_samples, c, panel * (last - first), np.zeros(panel, dtype), 0, 0, n_inputs)  # fmt: skip
         return c
 
     whole = product(0, n_outputs)
