@@ -85,7 +85,7 @@ def measure(sizes: list[int], optimizer: str, batch_size: int, n_samples: int, t
     """Return by how many bytes a model and its fit raise the peak of resident memory."""
     warm, x, y = make_model((3, 5, 4)), np.zeros((8, 3)), np.arange(8) % 4
     warm.fit(x, y, optimizer=OPTIMIZERS[optimizer], epochs=1)  # loads what is compiled
-    make_model((600, 600, 10)).fit(np.zeros((512, 600)), np.zeros(512, int), epochs=1, threads=threads)
+    make_model((600, 600, 600, 10)).fit(np.zeros((512, 600)), np.zeros(512, int), epochs=1, threads=threads)
     x, y = make_data(tuple(sizes), n_samples)
     before = resident("VmRSS")
     model = make_model(tuple(sizes))

@@ -1,0 +1,133 @@
+"""Add up what a step of a small network cannot do without, beside the time that it takes.
+
+    python perf/limit.py [--shapes tiny,digits,surrogate] [--dtype float32] [--rounds 9]
+
+The sum is that of the matrix products at the FMA peak, and of everything else as its leaves take it alone, on data in
+the first-level cache and over and over, so that they overlap with themselves. No step with these leaves is faster; what
+a step takes beyond the sum are the starts and ends of its products, and what its leaves find no longer in the cache.
+Where `vs_peers.py` has left its results, the time of JAX there over this sum is printed too: the most that can be made
+of that ratio on the same machine. Large networks with ReLU skip zeros and may stay below the sum.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import kernels
+import peak
+import timing
+from fastbp.kernels import gather, gemm, losses, shuffle, updates
+from fastbp.kernels.activations import ACTIVATIONS
+from fastbp.kernels.tile import panel_width
+from kernels import Case, aligned
+from rivals.fastbp_rival import Rival
+from shapes import SHAPES, Shape
+from vs_peers import RESULTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BLOCK, NARROW, LOSS_UNIT = 128, 4, 64  # samples of a task, most outputs that are not regrouped, samples of a loss
+
+
+def leaves(shape: Shape, dtype: str, n: int) -> Iterator[tuple[str, int, Case]]:
+    """Yield what a block of n samples needs beside its products: a group's name, how many calls, and one call."""
+    panel, (n_in, *widths) = panel_width(dtype), shape.sizes
+    n_out = widths[-1]
+    rows = aligned(n, dtype=np.int64, values=np.random.default_rng(0).permutation(n))
+    addresses, scratch = aligned(panel, dtype=np.int64, values=0), aligned(panel * max(shape.sizes), dtype=dtype)
+    a, b, c, d = (aligned(n * max(shape.sizes), dtype=dtype) for _ in range(4))
+
+    def gathered(width: int) -> Case:
+        source = aligned(n, width, dtype=dtype)
+        code = gather.SOURCE_DTYPES.index(dtype)
+        arguments = (source, source.strides[0], source.itemsize, code, rows, n, width, a, addresses, scratch)
+        return Case("", gather.gather_rows, arguments, n, 0)
+
+    yield "order", 1, Case("", shuffle.sample_order, (rows, 0, n, shape.n_samples, 1, 7, 3), n, 0)
+    rows = rows.copy()
+    yield "gather", 1, gathered(n_in)
+    if shape.loss == "cross_entropy":
+        labels = aligned(n, dtype=np.int64, values=np.arange(n) % n_out)
+        arguments = (labels, 8, gather.SOURCE_DTYPES.index("int64"), rows, n, n_out, c)
+        yield "gather", 1, Case("", gather.gather_labels, arguments, n, 0)
+    else:
+        yield "gather", 1, gathered(n_out)
+    hidden = ACTIVATIONS[shape.activation]
+    for width in widths[:-1]:
+        yield "activation", 1, Case("", hidden.forward, (a, width, n), n, 0, restores=a)
+        yield "activation", 1, Case("", hidden.backward, (d, b, a, n * width), n, 0, restores=d)
+    unit, sums = min(n, LOSS_UNIT), aligned(2, dtype=np.float64)
+    yield "loss", n // unit, Case("", losses.LOSSES[shape.loss].leaf, (b, c, d, n_out, unit, 0.01, sums), n, 0)
+    for width in widths:
+        if width <= NARROW:
+            yield "regrouping", 1, Case("", gather.split_features, (a, width, n, b, n), n, 0)
+        else:
+            arguments = (a, width, n, b, 0, panel * n, panel, width % panel)
+            yield "regrouping", 1, Case("", gather.scatter_rows, arguments, n, 0)
+
+
+def update(shape: Shape, dtype: str, n_blocks: int) -> Iterator[tuple[str, int, Case]]:
+    """Yield the sum of the blocks' gradients, and Adam."""
+    n = shape.n_params
+    params, grads, state = aligned(n, dtype=dtype), aligned(n, dtype=dtype), aligned(3 * n, dtype=dtype, values=1.0)
+    constants, rates = aligned(8, dtype=np.float64, values=0.9), aligned(8, dtype=np.float64, values=1e-3)
+    if n_blocks > 1:
+        blocks = aligned(n * (n_blocks - 1), dtype=dtype)
+        yield "update", 1, Case("", gemm.add_rows, (blocks, n, n_blocks - 1, grads, n), n, 0, restores=grads)
+    arguments = (params, grads, state, n, 1, n, n, n, constants, rates)
+    yield "update", 1, Case("", updates.adam, arguments, n, 0)
+
+
+def step_seconds(shape: Shape, dtype: str, rounds: int) -> float:
+    """Return the best time of a step of fastbp, on one core."""
+    rival = Rival(shape, dtype, 1, shuffle=True)
+
+    def run(n: int) -> None:
+        rival.run(n * 100 * shape.n_batches)
+
+    return kernels.best_seconds(run, rounds) / (100 * shape.n_batches)
+
+
+def jax_seconds(shape: Shape, dtype: str) -> float | None:
+    """Return the time that JAX took when `vs_peers.py` ran last, or None."""
+    path = RESULTS / f"vs_peers_{dtype}_1_thread.json"
+    records = json.loads(path.read_text())["shapes"] if path.exists() else []
+    found = [rival for record in records if record["shape"] == shape.name for rival in record["rivals"]]
+    return next((rival["median_microseconds"] * 1e-6 for rival in found if rival["rival"] == "jax"), None)
+
+
+def report(shape: Shape, dtype: str, rounds: int) -> None:
+    """Print the parts, their sum, and what the step takes."""
+    n = min(shape.batch_size, BLOCK)
+    n_blocks = -(-shape.batch_size // n)
+    parts = {"products": shape.flops / (max(peak.measure(dtype) for _ in range(rounds)) * 1e9)}
+    for name, count, case in leaves(shape, dtype, n):
+        parts[name] = parts.get(name, 0.0) + n_blocks * count * kernels.seconds_of(case, dtype, rounds)
+    for name, count, case in update(shape, dtype, n_blocks):
+        parts[name] = parts.get(name, 0.0) + count * kernels.seconds_of(case, dtype, rounds)
+    total, step, jax = sum(parts.values()), step_seconds(shape, dtype, rounds), jax_seconds(shape, dtype)
+    print(f"\n{shape}, {dtype}, in microseconds")
+    print("  " + ", ".join(f"{name} {seconds * 1e6:.2f}" for name, seconds in parts.items()))
+    print(f"  sum {total * 1e6:.2f}, step of fastbp {step * 1e6:.2f}: {total / step:.0%} of it")
+    if jax is not None:
+        print(f"  JAX {jax * 1e6:.2f}: {jax / total:.2f} times the sum, {jax / step:.2f} times the step")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", type=lambda text: text.split(","), default="tiny,digits,surrogate")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    print(timing.processor())
+    for name in arguments.shapes:
+        report(SHAPES[name], arguments.dtype, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
