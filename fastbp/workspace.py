@@ -328,7 +328,7 @@ class Workspace:
             "multiply_nonzeros": sparse.multiply_nonzeros if has_lists else None,
             "add_rows": gemm.add_rows if trains and is_small else None,
             "scatter": gather.scatter_rows,
-            "split": gather.split_features if has_narrow else None,
+            "split": gather.split_features if has_narrow or has_lists else None,
             "order": shuffle.sample_order,
             "copy": gather.copy if keeps_z else None,
             "loss": loss,

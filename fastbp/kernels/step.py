@@ -26,7 +26,7 @@ class Layer(NamedTuple):
     the layer is large enough to list what is not.
 
     For a gradient of lists, else 0: h_rows : h_in as `scatter_rows` groups it, the last group as wide as the
-    others. dz, places, starts, sums : what `list_nonzeros` writes, one chunk of samples after the other.
+    others. dz, places, starts, sums : what `_list` keeps of dz, one chunk of samples after the other.
     """
 
     n_in: int
@@ -266,7 +266,7 @@ def dense_of_lists(plan, layer, x, y, n, is_backward):
     size, panel, chunk, strip = plan[ITEMSIZE], plan[PANEL], plan[CHUNK], plan[STRIP]
     n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W]
     n_terms, n_rows = (n_out, n_in) if is_backward else (n_in, n_out)
-    if _list_terms(plan, x, n_terms, n) * 4 > n_terms * n * 3:
+    if _is_full(_list_terms(plan, x, n_terms, n), n_terms * n):
         call(plan[DENSE_PACKED], (address_of(plan), address_of(layer), x, y, n, is_backward))
         return
     c, columns, entries, n_whole = plan[TURNED], plan[COLUMNS], n * chunk + panel, n_rows - n_rows % panel
@@ -299,6 +299,12 @@ def dense_of_lists(plan, layer, x, y, n, is_backward):
             call(plan[MULTIPLY], (n_rows - n_whole, width, a, TILE_ROWS * a_row, a_row, a_k, 0, 0,
                                   x + start * n_terms * size, width, y + (start * n_rows + n_whole * width) * size,
                                   width, init, is_column, is_column, n_terms, 1))  # fmt: skip
+
+
+@inline
+def _is_full(n_nonzero, n):
+    """Whether the dense product is faster than one with lists of what is not zero of n elements."""
+    return 4 * n_nonzero > 3 * n
 
 
 @inline
@@ -449,12 +455,18 @@ def _lists(plan, layer, index):
 
 @inline
 def _list(plan, layer, d, start, n):
-    """List what is not zero of dz, and regroup h_in, as `_gradient_of_lists` wants both. As `_regroup`."""
+    """List what is not zero of dz, and regroup h_in, as `_gradient_of_lists` wants both. As `_regroup`.
+
+    A chunk that is not mostly zero is kept as rows of samples instead; its first start is then negative.
+    """
     size, panel, chunk, n_in, n_out = plan[ITEMSIZE], plan[PANEL], plan[CHUNK], layer[N_IN], layer[N_OUT]
     for s in range(start, start + n, chunk):
+        here, n_s = d + (s - start) * n_out * size, min(chunk, start + n - s)
         values, places, starts, sums = _lists(plan, layer, s // chunk)
-        call(plan[LIST_NONZEROS], (d + (s - start) * n_out * size, n_out, min(chunk, start + n - s), values, places,
-                                   starts, sums))  # fmt: skip
+        call(plan[LIST_NONZEROS], (here, n_out, n_s, values, places, starts, sums))
+        if _is_full(int64_at(starts)[n_out], n_out * n_s):
+            call(plan[SPLIT], (here, n_out, n_s, values, chunk))
+            int64_at(starts)[0] = -1
     call(plan[SCATTER], (layer[H_IN] + start * n_in * size, n_in, n, layer[H_ROWS], start, panel * plan[SUPER_BLOCK],
                          panel, panel))  # fmt: skip
 
@@ -521,11 +533,18 @@ def _gradient_of_lists(plan, layer, first_row, n_rows, first_column, n_columns, 
     n_out, n_inputs, turned = layer[N_OUT], min(n_rows, layer[N_IN] - first_row), plan[TURNED]
     for s in range(0, n, chunk):
         values, places, starts, _ = _lists(plan, layer, s // chunk)
+        h = layer[H_ROWS] + (first_row * super_block + s * panel) * size
         init, init_row, init_group = (plan[ZEROS], 0, 0) if s == 0 else (turned, panel, panel * n_columns)
-        call(plan[MULTIPLY_NONZEROS], (values, places, starts + first_column * 8, n_columns,
-                                       layer[H_ROWS] + (first_row * super_block + s * panel) * size,
-                                       panel * super_block, turned, panel * n_columns, init, init_row, init_group,
-                                       n_inputs))  # fmt: skip
+        if int64_at(starts)[0] < 0:
+            for i in range(0, n_inputs, panel):
+                call(plan[MULTIPLY], (n_columns, panel, values + first_column * chunk * size, TILE_ROWS * chunk, chunk,
+                                      1, 0, 0, h + i * super_block * size, panel, turned + i * n_columns * size, panel,
+                                      init + i // panel * init_group * size, init_row, 0, min(chunk, n - s),
+                                      1))  # fmt: skip
+        else:
+            call(plan[MULTIPLY_NONZEROS], (values, places, starts + first_column * 8, n_columns, h,
+                                           panel * super_block, turned, panel * n_columns, init, init_row, init_group,
+                                           n_inputs))  # fmt: skip
     strip = plan[GRADIENT]
     # All rows of a panel: those beyond n_inputs fall behind the strip.
     call(plan[SCATTER], (turned, n_columns, -(-n_inputs // panel) * panel, strip, 0, panel, n_columns, n_columns))
