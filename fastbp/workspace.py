@@ -33,7 +33,7 @@ _PACK_PRODUCT = 1 << 23  # multiply-adds of a product; smaller ones do not repay
 # Cache blocks of a product: terms of a sum, and rows (whole tiles). A panel of 128 terms takes 16 KB, in any dtype, and
 # leaves room in the first-level cache for what else a tile reads.
 _K_BLOCK, _M_BLOCK = 128, 22 * TILE_ROWS
-_CHUNK = 64  # samples of a list of what is not zero of dz: a strip of their inputs takes 24 KB at most
+_CHUNK = 64  # terms of a list of what is not zero: what a strip meets of them takes 24 KB at most
 _S_BLOCK = 256  # samples of a block of a gradient: twice as many terms as above halve how often its sums are loaded
 # Of a gradient that is updated at once: columns, long pieces of memory, and elements.
 _C_BLOCK, _RECTANGLE = 512, 4 * TILE_ROWS * 512
@@ -130,7 +130,7 @@ class Workspace:
         trains = grads is not None
         sizes = self._sizes(n_samples, trains, n_workers)
         self.block, self.super_block = sizes["block"], sizes["super_block"]
-        self._lists = _lists(architecture, n_samples, trains)
+        self._skips = _products_that_skip(architecture, n_samples, trains)
         kept = self._reserve_activations(trains)
         derivatives = [self._reserve_derivatives(index, trains) for index in range(architecture.layout.n_layers)]
         block_gradients = self._reserve_block_gradients(sizes["gradient_row"]) if trains else 0
@@ -140,7 +140,7 @@ class Workspace:
         self._layers = self._layer_table(base, kept, derivatives, params, grads, with_loss)
         strip = sparse.strip_width(architecture.dtype)
         self._tiles = _tile_table(
-            architecture.layout, n_workers, [strip if lists.gradient else 0 for lists in self._lists]
+            architecture.layout, n_workers, [strip if skips.gradient else 0 for skips in self._skips]
         )
         self._count = np.arange(strip)
         panel = panel_width(architecture.dtype)
@@ -214,7 +214,7 @@ class Workspace:
         dtype, (n_in, n_out) = self._architecture.dtype, self._architecture.layout.sizes[index : index + 2]
         if not trains:
             return {}
-        if not self._lists[index].gradient:
+        if not self._skips[index].gradient:
             return {"dz": self._arena.reserve(n_out * self.super_block * dtype.itemsize)}
         panel, n_chunks = panel_width(dtype), -(-self.super_block // _CHUNK)
         n_entries = n_chunks * (n_out * _CHUNK + panel)
@@ -244,10 +244,10 @@ class Workspace:
         """Lay out one worker's scratch buffers; return their offsets, named as in `Plan`."""
         reserve, dtype, block = self._arena.reserve, self._architecture.dtype, self.block
         widths, itemsize, panel = self._architecture.layout.sizes, dtype.itemsize, panel_width(dtype)
-        strip = sparse.strip_width(dtype) if any(map(any, self._lists)) else 0
+        strip = sparse.strip_width(dtype) if any(map(any, self._skips)) else 0
         listed = [
-            max(n_in * lists.forward, n_out * lists.backward)
-            for lists, (n_in, n_out) in zip(self._lists, pairwise(widths), strict=True)
+            max(n_in * skips.forward, n_out * skips.backward)
+            for skips, (n_in, n_out) in zip(self._skips, pairwise(widths), strict=True)
         ]
         n_terms = max(listed)  # of a product with lists
         n_entries = -(-n_terms // _CHUNK) * (block * _CHUNK + panel)
@@ -266,7 +266,7 @@ class Workspace:
             "list_values": reserve(n_entries * itemsize),
             "list_places": reserve(n_entries * 2),
             "list_starts": reserve(-(-n_terms // _CHUNK) * (block + 1) * 8),
-            "list_sums": reserve(block * itemsize if n_terms else 0),
+            "list_sums": reserve(max(block, strip) * itemsize if n_terms else 0),
         }
 
     def _layer_table(
@@ -295,8 +295,8 @@ class Workspace:
                 h_out=base + h_out,
                 forward=0 if is_fused else self._address(ACTIVATIONS[name].forward),
                 backward=0 if is_fused or grads is None else self._address(ACTIVATIONS[name].backward),
-                lists_h=int(self._lists[index].forward),
-                lists_dz=int(self._lists[index].backward),
+                lists_h=int(self._skips[index].forward),
+                lists_dz=int(self._skips[index].backward),
                 **{field: base + offset for field, offset in derivatives[index].items()},
             )
             rows.append(row)
@@ -313,8 +313,8 @@ class Workspace:
         layout = self._architecture.layout
         is_small, is_wide = _is_small(layout), _is_wide(layout)
         has_narrow = trains and min(layout.sizes[1:]) <= narrow
-        has_lists = any(map(any, self._lists))
-        lists_rows = any(lists.forward or lists.backward for lists in self._lists)
+        has_lists = any(map(any, self._skips))
+        lists_rows = any(skips.forward or skips.backward for skips in self._skips)
         keeps_z = trains and any(ACTIVATIONS[name].keeps_z for name in self._architecture.activations)
         parameters = step.parameters_of_layers if is_small else step.parameters_of_rows
         leaves = {
@@ -406,7 +406,7 @@ def _packed_row(dtype: np.dtype[Any]) -> int:
     return _K_BLOCK + ALIGNMENT // dtype.itemsize
 
 
-class _Lists(NamedTuple):
+class _Skips(NamedTuple):
     """Which products of a layer skip zeros: those of h in `forward`, those of dz in `backward` and `gradient`."""
 
     forward: bool
@@ -414,25 +414,25 @@ class _Lists(NamedTuple):
     gradient: bool
 
 
-def _lists(architecture: Architecture, n_samples: int, trains: bool) -> list[_Lists]:
+def _products_that_skip(architecture: Architecture, n_samples: int, trains: bool) -> list[_Skips]:
     """Return for each layer where an activation leaves enough zeros, and the sizes make lists of the rest pay."""
     layout = architecture.layout
-    panel, few = panel_width(architecture.dtype), 2 * sparse.strip_width(architecture.dtype)
+    panel, two_strips = panel_width(architecture.dtype), 2 * sparse.strip_width(architecture.dtype)
     if _is_small(layout) or n_samples < panel:
-        return [_Lists(False, False, False)] * layout.n_layers
-    lists = []
+        return [_Skips(False, False, False)] * layout.n_layers
+    skips = []
     for index, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
         before, after = (name in TURNING_OFF for name in ("identity", *architecture.activations)[index : index + 2])
         is_hidden, is_packed = index > 0, n_in * n_out > _PACK_ABOVE
-        lists_dz = trains and after and n_in >= few and n_out >= panel
-        lists.append(
-            _Lists(
-                forward=before and is_packed and n_in >= panel and n_out >= few,
+        lists_dz = trains and after and n_in >= two_strips and n_out >= panel
+        skips.append(
+            _Skips(
+                forward=before and is_packed and n_in >= panel and n_out >= two_strips,
                 backward=lists_dz and is_packed and is_hidden,
                 gradient=lists_dz,
             )
         )
-    return lists
+    return skips
 
 
 def _strip_blocks(n_in: int, strip: int) -> list[tuple[int, int]]:

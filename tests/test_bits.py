@@ -81,9 +81,9 @@ def test_skipping_zeros_changes_no_bit(dtype, bias, monkeypatch):
     for biases in model.biases[:-1]:
         biases[:] = bias
     outputs, (loss, grad) = model.predict(x), model.loss_and_grad(x, y)
-    dense = workspace._Lists(forward=False, backward=False, gradient=False)
-    assert workspace._lists(model._architecture, n, True) != [dense] * 4
-    monkeypatch.setattr(workspace, "_lists", lambda *_: [dense] * 4)
+    dense = workspace._Skips(forward=False, backward=False, gradient=False)
+    assert workspace._products_that_skip(model._architecture, n, True) != [dense] * 4
+    monkeypatch.setattr(workspace, "_products_that_skip", lambda *_: [dense] * 4)
     twin = fastbp.MLP(sizes, "relu", "softmax", init=model.params, dtype=dtype)
     assert bits(twin.predict(x)) == bits(outputs)
     expected_loss, expected_grad = twin.loss_and_grad(x, y)
@@ -135,7 +135,7 @@ def _train_in_random_order(plans, source, schedule, run, sync, is_helper, n_want
 def _spoil(plan):
     """Set all bits of a worker's scratch buffers: -1 as an integer, NaN as a float of any width."""
     memory = int64_at(plan[step.D])
-    for i in range((plan[step.GRADIENT] - plan[step.D]) // 8):
+    for i in range((plan[step.LIST_SUMS] - plan[step.D]) // 8):
         memory[i] = -1
 
 
@@ -230,6 +230,7 @@ PREDICTED_ROWS = [0, 1, 7, 8, 9, 15, 16, 31, 32, 33, 63, 127, 128, 129, 255, 256
         ((7, 40, 33), "elu"),
         ((2, 9), "relu"),
         ((300, 600, 600, 10), "silu"),
+        ((300, 600, 600, 10), "relu"),
         ((900, 301, 5), "softplus"),
     ],
 )

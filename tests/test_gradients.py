@@ -135,3 +135,18 @@ def test_loss_and_grad_any_dtype_of_data_equals_float64(x_dtype):
         value, grad = model.loss_and_grad(view, y)
         assert value == expected
         np.testing.assert_array_equal(grad, expected_grad)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weight_that_is_not_finite_is_seen_behind_a_unit_that_is_off(dtype, value):
+    sizes, n_samples = (300, 300, 600, 10), 200
+    model, x = fastbp.MLP(sizes, "relu", seed=0, dtype=dtype), np.random.default_rng(0).normal(size=(n_samples, 300))
+    model.biases[0][5] = -1e6
+    model.weights[1][5] = value
+    before = model.params.copy()
+    for n in (1, 33, n_samples):
+        assert not np.isfinite(model.predict(x[:n])).any()
+    with pytest.raises(fastbp.DivergenceError, match="the parameters are those before"):
+        model.fit(x, np.zeros((n_samples, 10)), batch_size=None, epochs=1, seed=0)
+    np.testing.assert_array_equal(model.params, before)

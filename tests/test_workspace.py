@@ -86,6 +86,28 @@ def test_workspace_gaps_are_untouched_and_contents_do_not_matter(sizes, n_sample
     assert results[0] == results[1] == results[2]
 
 
+# Both with lists of what is not zero: in every product, and in the gradient alone, of several super-blocks.
+SKIPPING = [((300, 600, 601, 35), 290, 261), ((193, 353, 97, 33), 1100, 1061)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bias", [0.0, 30.0])
+@pytest.mark.parametrize(("sizes", "n_samples", "batch_size"), SKIPPING)
+def test_workspace_gaps_are_untouched_where_zeros_are_skipped(sizes, n_samples, batch_size, bias, dtype, monkeypatch):
+    x, y = data(sizes, n_samples)
+    results = []
+    for pattern in PATTERNS:
+        with monkeypatch.context() as patch:
+            arenas = Arenas(patch, pattern)
+            model = fastbp.MLP(sizes, "relu", "relu", seed=0, dtype=dtype)
+            for biases in model.biases:
+                biases[:] = bias
+            assert any(map(any, workspace._products_that_skip(model._architecture, batch_size, True)))
+            results.append(use_everything(model, x, y, batch_size))
+            arenas.assert_gaps_are_untouched()
+    assert results[0] == results[1] == results[2]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", [*ACTIVATIONS, "softmax"])
 def test_workspace_gaps_are_untouched_by_any_activation_and_loss(activation, dtype, monkeypatch):
@@ -238,3 +260,14 @@ def test_tile_table_covers_every_row_once_and_serves_all_workers_alike(sizes):
             assert all(piece.n_rows > 0 for piece in pieces)
             assert len(pieces) % n_workers == 0 or all(piece.n_rows <= TILE_ROWS for piece in pieces)
             assert max(piece.n_rows * min(n_out, workspace._C_BLOCK) for piece in pieces) <= workspace._RECTANGLE
+
+
+@pytest.mark.parametrize("n_in", [192, 193, 287, 288, 289])
+def test_tile_table_of_strips_covers_every_row_once_and_has_the_biases_last(n_in):
+    layout = fastbp.MLP((n_in, 97, 3), "relu", seed=0)._architecture.layout
+    tiles = [workspace.Tile(*row) for row in workspace._tile_table(layout, 2, [96, 0])]
+    pieces = [tile for tile in tiles if tile.layer == 0]
+    rows = [row for piece in pieces for row in range(piece.first_row, piece.first_row + piece.n_rows)]
+    assert rows == list(range(n_in + 1))
+    assert all(piece.first_row % 96 == 0 and piece.n_rows == 96 for piece in pieces[:-1])
+    assert 1 < pieces[-1].n_rows <= 97

@@ -244,5 +244,5 @@ ACTIVATIONS = {
     "softmax": Activation(softmax_forward, None),
 }
 
-# Those whose derivative is exactly zero for a unit that is off, as usually half of them or more are.
+# Those that are exactly zero, and their derivative too, for a unit that is off, as usually half of them or more are.
 TURNING_OFF = frozenset({"relu"})

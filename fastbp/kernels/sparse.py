@@ -6,7 +6,7 @@ samples and more. The lanes then run over the columns of the other operand:
     c[j] = sum of a[j, k] * b[k] over the k in list j
 
 The lists are cut into chunks of k, so that the rows of b that they refer to stay in the first-level cache. Each sum has
-the order of the dense product, which adds the zeros as well: the bits are the same.
+the order of the dense product, which adds the zeros as well: the results are the same, but for the sign of a zero.
 """
 
 from llvmlite import ir
@@ -162,7 +162,8 @@ def list_nonzeros(panels, n_features, n_samples, values, places, starts, sums):
     The lists lie one behind the other: that of feature f are the entries starts[f]..starts[f+1]-1 of `values` and
     `places`, in which sample s is s*panel.
 
-    panels : n_samples with n_features each. values, places : n_features * n_samples elements and one vector more.
+    panels : n_samples with n_features each. values, places : room for n_features * n_samples elements and one
+    vector more.
     starts : (n_features + 1,). sums : (n_features,), over the samples, first over lanes and then across them by a fixed
     tree. All overwritten. No checks: the caller validates; n_samples * panel < 2**16.
     """

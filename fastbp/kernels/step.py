@@ -22,11 +22,11 @@ class Layer(NamedTuple):
     w : weights with the biases behind them; dw : their gradient. h_in, h_out : activations of the super-block before
     and after the layer; z : pre-activations (h_out itself where the activation needs no z). forward, backward :
     activation leaves or 0. dz : loss derivative with respect to z, as `scatter_rows` groups it, or of narrow layers as
-    `split_features` does; 0 where there is no gradient. lists_h, lists_dz : whether h_in and dz are mostly zero, and
-    the layer is large enough to list what is not.
+    `split_features` does; 0 where there is no gradient. lists_h, lists_dz : whether the
+    forward and the backward product list what is not zero of h_in and dz.
 
     For a gradient of lists, else 0: h_rows : h_in as `scatter_rows` groups it, the last group as wide as the
-    others. dz, places, starts, sums : what `_list` keeps of dz, one chunk of samples after the other.
+    others. dz, places, starts, sums : what `_list_derivative` keeps of dz, one chunk of samples after the other.
     """
 
     n_in: int
@@ -81,9 +81,9 @@ class Plan(NamedTuple):
 
     Addresses of the worker's scratch buffers: d, d_other : derivatives of a block, of the widest layer. targets : of a
     block, as panels. rows : int64 row numbers of a block. row_addresses, cast : of `gather_rows`. packed : a block of
-    w. gradient : a rectangle of it. turned : a strip that a product with lists writes; columns : the strip of w that it
-    reads. list_rows : x of `dense_of_lists` by samples; list_values to list_sums : its lists. Shared: count : 0, 1, ...
-    for a strip. zeros, ones : a panel wide.
+    w. gradient : a rectangle of it. turned : a strip that a product with lists writes, as panels; columns : the strip
+    of w that it reads. list_rows : x of `dense_of_lists` by samples; list_values to list_sums : its lists. Shared:
+    count : 0, 1, ... for a strip. zeros, ones : a panel wide.
     """
 
     n_layers: int
@@ -261,12 +261,12 @@ def dense_of_lists(plan, layer, x, y, n, is_backward):
     """As `dense_packed`, for an x (h or dz) that is mostly zero: as a list of what is not zero for each sample.
 
     The lanes run over the rows of y; rows that fill no panel go the usual way, and so does all of an x that turns out
-    not to be mostly zero. The results have the same bits on each way.
+    not to be mostly zero. The results are the same on each way, in every bit but the sign of a zero.
     """
     size, panel, chunk, strip = plan[ITEMSIZE], plan[PANEL], plan[CHUNK], plan[STRIP]
     n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W]
     n_terms, n_rows = (n_out, n_in) if is_backward else (n_in, n_out)
-    if _is_full(_list_terms(plan, x, n_terms, n), n_terms * n):
+    if _is_full(_list_samples(plan, x, n_terms, n), n_terms * n):
         call(plan[DENSE_PACKED], (address_of(plan), address_of(layer), x, y, n, is_backward))
         return
     c, columns, entries, n_whole = plan[TURNED], plan[COLUMNS], n * chunk + panel, n_rows - n_rows % panel
@@ -279,9 +279,12 @@ def dense_of_lists(plan, layer, x, y, n, is_backward):
             init, init_row, init_group = plan[ZEROS], 0, 0
         else:
             for j in range(0, n_columns, panel):
-                call(plan[PACK_ROWS], (w + (first + j) * size, n_out, n_terms, panel, columns + j * n_terms * size,
-                                       panel))  # fmt: skip
-            init, init_row, init_group = bias + first * size, 0, panel
+                here, start = columns + j * n_terms * size, plan[LIST_SUMS] + j * size
+                call(plan[PACK_ROWS], (w + (first + j) * size, n_out, n_terms, panel, here, panel))
+                # The biases, plus zero times every weight: one that is not finite must not be skipped unnoticed.
+                call(plan[MULTIPLY], (1, panel, plan[ZEROS], 0, 0, 0, 0, 0, here, panel, start, panel,
+                                      bias + (first + j) * size, 0, 0, n_terms, 1))  # fmt: skip
+            init, init_row, init_group = plan[LIST_SUMS], 0, panel
         for k in range(0, n_terms, chunk):
             index = k // chunk
             call(plan[MULTIPLY_NONZEROS], (plan[LIST_VALUES] + index * entries * size,
@@ -290,6 +293,7 @@ def dense_of_lists(plan, layer, x, y, n, is_backward):
                                            panel * n_terms, c, panel * n, init, init_row, init_group,
                                            n_columns))  # fmt: skip
             init, init_row, init_group = c, panel, panel * n
+        # As panels of n features and n_columns samples, the strip is turned into rows of y.
         call(plan[SCATTER], (c, n, n_columns, y, first, panel * n_rows, panel, n % panel))
     if n_whole < n_rows:
         a, a_row, a_k = (w + n_whole * n_out * size, n_out, 1) if is_backward else (w + n_whole * size, 1, n_out)
@@ -308,7 +312,7 @@ def _is_full(n_nonzero, n):
 
 
 @inline
-def _list_terms(plan, x, n_terms, n):
+def _list_samples(plan, x, n_terms, n):
     """List what is not zero of n samples in panels, for each sample; returns how many that are."""
     size, panel, chunk, rows, n_nonzero = plan[ITEMSIZE], plan[PANEL], plan[CHUNK], plan[LIST_ROWS], 0
     # Turned into n features and n_terms samples, they are what `list_nonzeros` expects.
@@ -441,11 +445,11 @@ def _regroup(plan, layer, d, start, n):
         else:  # rows of the last, narrower group are as long as the group is wide
             call(plan[SCATTER], (own, n_out, width, layer[DZ], s, panel * super_block, panel, n_out % panel))
     if layer[H_ROWS] != 0:
-        _list(plan, layer, d, start, n)
+        _list_derivative(plan, layer, d, start, n)
 
 
 @inline
-def _lists(plan, layer, index):
+def _lists_of_chunk(plan, layer, index):
     """The addresses of a chunk's lists: values, places, starts and sums."""
     size, n_out = plan[ITEMSIZE], layer[N_OUT]
     first = index * (n_out * plan[CHUNK] + plan[PANEL])  # with room behind each chunk's, which are written in vectors
@@ -454,7 +458,7 @@ def _lists(plan, layer, index):
 
 
 @inline
-def _list(plan, layer, d, start, n):
+def _list_derivative(plan, layer, d, start, n):
     """List what is not zero of dz, and regroup h_in, as `_gradient_of_lists` wants both. As `_regroup`.
 
     A chunk that is not mostly zero is kept as rows of samples instead; its first start is then negative.
@@ -462,7 +466,7 @@ def _list(plan, layer, d, start, n):
     size, panel, chunk, n_in, n_out = plan[ITEMSIZE], plan[PANEL], plan[CHUNK], layer[N_IN], layer[N_OUT]
     for s in range(start, start + n, chunk):
         here, n_s = d + (s - start) * n_out * size, min(chunk, start + n - s)
-        values, places, starts, sums = _lists(plan, layer, s // chunk)
+        values, places, starts, sums = _lists_of_chunk(plan, layer, s // chunk)
         call(plan[LIST_NONZEROS], (here, n_out, n_s, values, places, starts, sums))
         if _is_full(int64_at(starts)[n_out], n_out * n_s):
             call(plan[SPLIT], (here, n_out, n_s, values, chunk))
@@ -532,7 +536,7 @@ def _gradient_of_lists(plan, layer, first_row, n_rows, first_column, n_columns, 
     size, panel, super_block, chunk = plan[ITEMSIZE], plan[PANEL], plan[SUPER_BLOCK], plan[CHUNK]
     n_out, n_inputs, turned = layer[N_OUT], min(n_rows, layer[N_IN] - first_row), plan[TURNED]
     for s in range(0, n, chunk):
-        values, places, starts, _ = _lists(plan, layer, s // chunk)
+        values, places, starts, _ = _lists_of_chunk(plan, layer, s // chunk)
         h = layer[H_ROWS] + (first_row * super_block + s * panel) * size
         init, init_row, init_group = (plan[ZEROS], 0, 0) if s == 0 else (turned, panel, panel * n_columns)
         if int64_at(starts)[0] < 0:
@@ -545,12 +549,14 @@ def _gradient_of_lists(plan, layer, first_row, n_rows, first_column, n_columns, 
             call(plan[MULTIPLY_NONZEROS], (values, places, starts + first_column * 8, n_columns, h,
                                            panel * super_block, turned, panel * n_columns, init, init_row, init_group,
                                            n_inputs))  # fmt: skip
-    strip = plan[GRADIENT]
-    # All rows of a panel: those beyond n_inputs fall behind the strip.
-    call(plan[SCATTER], (turned, n_columns, -(-n_inputs // panel) * panel, strip, 0, panel, n_columns, n_columns))
-    if g != strip:
+    upright = plan[GRADIENT]
+    # All rows of a panel: those beyond n_inputs fall behind the strip, where the biases then overwrite the first.
+    call(plan[SCATTER], (turned, n_columns, -(-n_inputs // panel) * panel, upright, 0, panel, n_columns, n_columns))
+    if g != upright:
         for i in range(n_inputs):
-            _sum_of_rows(plan, strip + i * n_columns * size, n_columns, 1, g + i * g_row * size, n_columns, accumulate)
+            _sum_of_rows(
+                plan, upright + i * n_columns * size, n_columns, 1, g + i * g_row * size, n_columns, accumulate
+            )
     if n_rows > n_inputs:
         _sum_of_rows(plan, layer[SUMS] + first_column * size, n_out, (n - 1) // chunk + 1,
                      g + n_inputs * g_row * size, n_columns, accumulate)  # fmt: skip
