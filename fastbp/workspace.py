@@ -29,7 +29,8 @@ _LOSS_UNIT = 64  # samples of one sum of losses, and of a task: activations stay
 _SMALL_BLOCK = 128  # samples of a task of small networks, which sums a gradient too
 _WIDE_BLOCK = 512  # samples of a task at most where layers are packed: one packing serves them all
 _PACK_ABOVE = 1 << 16  # weights of a layer; smaller ones are read fast enough as they lie
-_PACK_PRODUCT = 1 << 23  # multiply-adds of a product; smaller ones do not repay the copying
+# Multiply-adds of a product with lists, and of a dense one; smaller ones do not repay the copying of w.
+_LIST_PRODUCT, _PACK_PRODUCT = 1 << 23, 1 << 24
 # Cache blocks of a product: terms of a sum, and rows (whole tiles). A panel of 128 terms takes 16 KB, in any dtype, and
 # leaves room in the first-level cache for what else a tile reads.
 _K_BLOCK, _M_BLOCK = 128, 22 * TILE_ROWS
@@ -136,7 +137,6 @@ class Workspace:
         block_gradients = self._reserve_block_gradients(sizes["gradient_row"]) if trains else 0
         scratch = [self._reserve_scratch(trains, with_loss) for _ in range(n_workers)]
         base = self._arena.allocate()
-        self._clear_edges(derivatives)
         self._layers = self._layer_table(base, kept, derivatives, params, grads, with_loss)
         strip = sparse.strip_width(architecture.dtype)
         self._tiles = _tile_table(
@@ -193,6 +193,7 @@ class Workspace:
             "chunk": _CHUNK,
             "strip": sparse.strip_width(dtype),
             "pack_above": _PACK_ABOVE,
+            "list_product": _LIST_PRODUCT,
             "pack_product": _PACK_PRODUCT,
             "packed_row": _packed_row(dtype),
             "narrow": _NARROW if n_samples >= panel else 0,  # a few samples would leave the lanes empty as well
@@ -223,17 +224,9 @@ class Workspace:
             "places": self._arena.reserve(n_entries * 2),
             "starts": self._arena.reserve(n_chunks * (n_out + 1) * 8),
             "sums": self._arena.reserve(n_chunks * n_out * dtype.itemsize),
+            # What no input fills stays zero, as the arena comes: other numbers might be slow to multiply.
             "h_rows": self._arena.reserve(-(-n_in // panel) * panel * self.super_block * dtype.itemsize),
         }
-
-    def _clear_edges(self, derivatives: list[dict[str, int]]) -> None:
-        """Clear the group of h_rows that inputs do not fill: numbers left over there might be slow to multiply."""
-        itemsize, panel = self._architecture.dtype.itemsize, panel_width(self._architecture.dtype)
-        group = panel * self.super_block * itemsize
-        for n_in, offsets in zip(self._architecture.layout.sizes, derivatives, strict=False):
-            if "h_rows" in offsets and n_in % panel:
-                start = offsets["h_rows"] + n_in // panel * group
-                self._arena.memory[start : start + group] = 0
 
     def _reserve_block_gradients(self, row: int) -> int:
         """Lay out a gradient per block of a super-block, where the network is small; return their offset."""

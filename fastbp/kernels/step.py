@@ -73,9 +73,9 @@ class Plan(NamedTuple):
     sum. block_gradients : of small networks, the gradients of a super-block's blocks, gradient_row elements apart.
     k_block, m_block, c_block : cache blocks of a product, in terms of a sum, rows and columns. s_block : terms of a
     gradient, which are samples. chunk, strip : cache blocks of a product with lists, in terms and columns. pack_above,
-    pack_product : weights of a layer and multiply-adds of a product above which w is packed, in rows of packed_row
-    elements. narrow : most outputs of a layer whose gradient is summed over lanes of samples; few : most samples whose
-    products run with the lanes over outputs.
+    list_product, pack_product : weights of a layer and multiply-adds of a product above which w is copied, for lists or
+    packed in rows of packed_row elements. narrow : most outputs of a layer whose gradient is summed over lanes of
+    samples; few : most samples whose products run with the lanes over outputs.
 
     Addresses of leaves, 0 for what is not used: multiply to dense_of_lists.
 
@@ -104,6 +104,7 @@ class Plan(NamedTuple):
     chunk: int
     strip: int
     pack_above: int
+    list_product: int
     pack_product: int
     packed_row: int
     narrow: int
@@ -155,10 +156,10 @@ class Plan(NamedTuple):
 
 (
     N_LAYERS, N_TILES, LAYERS, TILES, ITEMSIZE, PANEL, BLOCK, SUPER_BLOCK, LOSS_UNIT, BLOCK_GRADIENTS, GRADIENT_ROW,
-    K_BLOCK, M_BLOCK, C_BLOCK, S_BLOCK, CHUNK, STRIP, PACK_ABOVE, PACK_PRODUCT, PACKED_ROW, NARROW, FEW, MULTIPLY,
-    PACK_ROWS, PACK_COLUMNS, MULTIPLY_ROW, MULTIPLY_COLUMN, NARROW_GRADIENT, LIST_NONZEROS, MULTIPLY_NONZEROS,
-    GATHER, LABELS, ADD_ROWS, SCATTER, SPLIT, ORDER, COPY, LOSS, UPDATE, SHRINK, FORWARD_BLOCK, LOSS_BLOCK,
-    BACKWARD_BLOCK, GRADIENT_BLOCK, PARAMETERS, DENSE_PACKED, DENSE_OF_LISTS, D, D_OTHER, TARGETS, ROWS,
+    K_BLOCK, M_BLOCK, C_BLOCK, S_BLOCK, CHUNK, STRIP, PACK_ABOVE, LIST_PRODUCT, PACK_PRODUCT, PACKED_ROW, NARROW,
+    FEW, MULTIPLY, PACK_ROWS, PACK_COLUMNS, MULTIPLY_ROW, MULTIPLY_COLUMN, NARROW_GRADIENT, LIST_NONZEROS,
+    MULTIPLY_NONZEROS, GATHER, LABELS, ADD_ROWS, SCATTER, SPLIT, ORDER, COPY, LOSS, UPDATE, SHRINK, FORWARD_BLOCK,
+    LOSS_BLOCK, BACKWARD_BLOCK, GRADIENT_BLOCK, PARAMETERS, DENSE_PACKED, DENSE_OF_LISTS, D, D_OTHER, TARGETS, ROWS,
     ROW_ADDRESSES, CAST, PACKED, GRADIENT, TURNED, COLUMNS, LIST_ROWS, LIST_VALUES, LIST_PLACES, LIST_STARTS,
     LIST_SUMS, COUNT, ZEROS, ONES,
 ) = range(len(Plan._fields))  # fmt: skip
@@ -327,10 +328,10 @@ def _list_samples(plan, x, n_terms, n):
 
 
 @inline
-def _is_packed(plan, layer, n):
-    """Whether a layer is large enough for packing, and the samples are enough to make it worth its while."""
+def _is_large(plan, layer, n, product):
+    """Whether a layer is large enough for copies of w, and its product with n samples for making them."""
     n_weights = layer[N_IN] * layer[N_OUT]
-    return n_weights > plan[PACK_ABOVE] and n_weights * n > plan[PACK_PRODUCT] and 2 * n > plan[PANEL]
+    return n_weights > plan[PACK_ABOVE] and n_weights * n > product and 2 * n > plan[PANEL]
 
 
 @inline
@@ -343,9 +344,10 @@ def _dense_forward(plan, layer, h, z, n):
         call(plan[MULTIPLY_ROW], (h, w, b, z, n_in, n_out))
     elif n <= plan[FEW] and panel <= n_out <= plan[K_BLOCK] * plan[M_BLOCK] // n:
         _dense_forward_of_few(plan, layer, h, z, n)
-    elif _is_packed(plan, layer, n):
-        product = plan[DENSE_OF_LISTS] if layer[LISTS_H] != 0 else plan[DENSE_PACKED]
-        call(product, (address_of(plan), address_of(layer), h, z, n, 0))
+    elif layer[LISTS_H] != 0 and _is_large(plan, layer, n, plan[LIST_PRODUCT]):
+        call(plan[DENSE_OF_LISTS], (address_of(plan), address_of(layer), h, z, n, 0))
+    elif _is_large(plan, layer, n, plan[PACK_PRODUCT]):
+        call(plan[DENSE_PACKED], (address_of(plan), address_of(layer), h, z, n, 0))
     else:
         for start in range(0, n, panel):
             width = min(panel, n - start)
@@ -377,9 +379,10 @@ def _dense_backward(plan, layer, dz, dh, n, is_alone):
     size, panel, n_in, n_out, w = plan[ITEMSIZE], plan[PANEL], layer[N_IN], layer[N_OUT], layer[W]
     if is_alone:
         call(plan[MULTIPLY_COLUMN], (w, dz, dh, n_in, n_out))
-    elif _is_packed(plan, layer, n):
-        product = plan[DENSE_OF_LISTS] if layer[LISTS_DZ] != 0 else plan[DENSE_PACKED]
-        call(product, (address_of(plan), address_of(layer), dz, dh, n, 1))
+    elif layer[LISTS_DZ] != 0 and _is_large(plan, layer, n, plan[LIST_PRODUCT]):
+        call(plan[DENSE_OF_LISTS], (address_of(plan), address_of(layer), dz, dh, n, 1))
+    elif _is_large(plan, layer, n, plan[PACK_PRODUCT]):
+        call(plan[DENSE_PACKED], (address_of(plan), address_of(layer), dz, dh, n, 1))
     else:
         for start in range(0, n, panel):
             width = min(panel, n - start)
@@ -531,7 +534,8 @@ def _sum_of_rows(plan, rows, row, n_rows, out, n, accumulate):
 def _gradient_of_lists(plan, layer, first_row, n_rows, first_column, n_columns, n, g, g_row, accumulate):
     """As `_gradient`, over the first n samples, of a layer that lists what is not zero of its dz.
 
-    The rectangle is a strip of rows, which may have the biases below it; it comes out turned.
+    The rectangle is a strip of rows, which may have the biases below it; it comes out turned. Unlike there, each
+    super-block has a sum of its own, which is added to what is there.
     """
     size, panel, super_block, chunk = plan[ITEMSIZE], plan[PANEL], plan[SUPER_BLOCK], plan[CHUNK]
     n_out, n_inputs, turned = layer[N_OUT], min(n_rows, layer[N_IN] - first_row), plan[TURNED]
