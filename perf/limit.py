@@ -20,6 +20,7 @@ import numpy as np
 import kernels
 import peak
 import timing
+from fastbp import workspace
 from fastbp.kernels import gather, gemm, losses, shuffle, updates
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.tile import panel_width
@@ -31,14 +32,14 @@ from vs_peers import RESULTS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BLOCK, NARROW, LOSS_UNIT = 128, 4, 64  # samples of a task, most outputs that are not regrouped, samples of a loss
+EPOCHS = 1000  # of a fit that is timed: what surrounds its steps takes less than a hundredth of it
 
 
 def leaves(shape: Shape, dtype: str, n: int) -> Iterator[tuple[str, int, Case]]:
     """Yield what a block of n samples needs beside its products: a group's name, how many calls, and one call."""
     panel, (n_in, *widths) = panel_width(dtype), shape.sizes
     n_out = widths[-1]
-    rows = aligned(n, dtype=np.int64, values=np.random.default_rng(0).permutation(n))
+    rows, ordered = (aligned(n, dtype=np.int64, values=np.random.default_rng(0).permutation(n)) for _ in range(2))
     addresses, scratch = aligned(panel, dtype=np.int64, values=0), aligned(panel * max(shape.sizes), dtype=dtype)
     a, b, c, d = (aligned(n * max(shape.sizes), dtype=dtype) for _ in range(4))
 
@@ -48,8 +49,7 @@ def leaves(shape: Shape, dtype: str, n: int) -> Iterator[tuple[str, int, Case]]:
         arguments = (source, source.strides[0], source.itemsize, code, rows, n, width, a, addresses, scratch)
         return Case("", gather.gather_rows, arguments, n, 0)
 
-    yield "order", 1, Case("", shuffle.sample_order, (rows, 0, n, shape.n_samples, 1, 7, 3), n, 0)
-    rows = rows.copy()
+    yield "order", 1, Case("", shuffle.sample_order, (ordered, 0, n, shape.n_samples, 1, 7, 3), n, 0)
     yield "gather", 1, gathered(n_in)
     if shape.loss == "cross_entropy":
         labels = aligned(n, dtype=np.int64, values=np.arange(n) % n_out)
@@ -61,10 +61,10 @@ def leaves(shape: Shape, dtype: str, n: int) -> Iterator[tuple[str, int, Case]]:
     for width in widths[:-1]:
         yield "activation", 1, Case("", hidden.forward, (a, width, n), n, 0, restores=a)
         yield "activation", 1, Case("", hidden.backward, (d, b, a, n * width), n, 0, restores=d)
-    unit, sums = min(n, LOSS_UNIT), aligned(2, dtype=np.float64)
+    unit, sums = min(n, workspace._LOSS_UNIT), aligned(2, dtype=np.float64)
     yield "loss", n // unit, Case("", losses.LOSSES[shape.loss].leaf, (b, c, d, n_out, unit, 0.01, sums), n, 0)
     for width in widths:
-        if width <= NARROW:
+        if width <= workspace._NARROW:
             yield "regrouping", 1, Case("", gather.split_features, (a, width, n, b, n), n, 0)
         else:
             arguments = (a, width, n, b, 0, panel * n, panel, width % panel)
@@ -88,9 +88,9 @@ def step_seconds(shape: Shape, dtype: str, rounds: int) -> float:
     rival = Rival(shape, dtype, 1, shuffle=True)
 
     def run(n: int) -> None:
-        rival.run(n * 100 * shape.n_batches)
+        rival.run(n * EPOCHS * shape.n_batches)
 
-    return kernels.best_seconds(run, rounds) / (100 * shape.n_batches)
+    return kernels.best_seconds(run, rounds) / (EPOCHS * shape.n_batches)
 
 
 def jax_seconds(shape: Shape, dtype: str) -> float | None:
@@ -103,7 +103,7 @@ def jax_seconds(shape: Shape, dtype: str) -> float | None:
 
 def report(shape: Shape, dtype: str, rounds: int) -> None:
     """Print the parts, their sum, and what the step takes."""
-    n = min(shape.batch_size, BLOCK)
+    n = min(shape.batch_size, workspace._SMALL_BLOCK)
     n_blocks = -(-shape.batch_size // n)
     parts = {"products": shape.flops / (max(peak.measure(dtype) for _ in range(rounds)) * 1e9)}
     for name, count, case in leaves(shape, dtype, n):

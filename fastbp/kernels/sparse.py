@@ -162,10 +162,9 @@ def list_nonzeros(panels, n_features, n_samples, values, places, starts, sums):
     The lists lie one behind the other: that of feature f are the entries starts[f]..starts[f+1]-1 of `values` and
     `places`, in which sample s is s*panel.
 
-    panels : n_samples with n_features each. values, places : room for n_features * n_samples elements and one
-    vector more.
-    starts : (n_features + 1,). sums : (n_features,), over the samples, first over lanes and then across them by a fixed
-    tree. All overwritten. No checks: the caller validates; n_samples * panel < 2**16.
+    panels : n_samples with n_features each. values, places : room for n_features * n_samples elements and one vector
+    more. starts : (n_features + 1,). sums : (n_features,), over the samples, first over lanes and then across them by a
+    fixed tree. All overwritten. No checks: the caller validates; n_samples * panel < 2**16.
     """
     panel, lanes = panel_of(panels), lanes_of(panels)
     n = 0

@@ -22,11 +22,11 @@ class Layer(NamedTuple):
     w : weights with the biases behind them; dw : their gradient. h_in, h_out : activations of the super-block before
     and after the layer; z : pre-activations (h_out itself where the activation needs no z). forward, backward :
     activation leaves or 0. dz : loss derivative with respect to z, as `scatter_rows` groups it, or of narrow layers as
-    `split_features` does; 0 where there is no gradient. lists_h, lists_dz : whether the
-    forward and the backward product list what is not zero of h_in and dz.
+    `split_features` does; 0 where there is no gradient. lists_h, lists_dz : whether the forward and the backward
+    product list what is not zero of h_in and dz.
 
-    For a gradient of lists, else 0: h_rows : h_in as `scatter_rows` groups it, the last group as wide as the
-    others. dz, places, starts, sums : what `_list_derivative` keeps of dz, one chunk of samples after the other.
+    For a gradient of lists, else 0: h_rows : h_in as `scatter_rows` groups it, the last group as wide as the others.
+    dz, places, starts, sums : what `_list_derivative` keeps of dz, one chunk of samples after the other.
     """
 
     n_in: int
@@ -270,7 +270,7 @@ def dense_of_lists(plan, layer, x, y, n, is_backward):
     if _is_full(_list_samples(plan, x, n_terms, n), n_terms * n):
         call(plan[DENSE_PACKED], (address_of(plan), address_of(layer), x, y, n, is_backward))
         return
-    c, columns, entries, n_whole = plan[TURNED], plan[COLUMNS], n * chunk + panel, n_rows - n_rows % panel
+    c, columns, n_whole = plan[TURNED], plan[COLUMNS], n_rows - n_rows % panel
     bias = w + n_in * n_out * size
     for first in range(0, n_whole, strip):
         n_columns = min(strip, n_whole - first)
@@ -287,12 +287,9 @@ def dense_of_lists(plan, layer, x, y, n, is_backward):
                                       bias + (first + j) * size, 0, 0, n_terms, 1))  # fmt: skip
             init, init_row, init_group = plan[LIST_SUMS], 0, panel
         for k in range(0, n_terms, chunk):
-            index = k // chunk
-            call(plan[MULTIPLY_NONZEROS], (plan[LIST_VALUES] + index * entries * size,
-                                           plan[LIST_PLACES] + index * entries * 2,
-                                           plan[LIST_STARTS] + index * (n + 1) * 8, n, columns + k * panel * size,
-                                           panel * n_terms, c, panel * n, init, init_row, init_group,
-                                           n_columns))  # fmt: skip
+            values, places, starts = _lists_of_terms(plan, k // chunk, n)
+            call(plan[MULTIPLY_NONZEROS], (values, places, starts, n, columns + k * panel * size, panel * n_terms,
+                                           c, panel * n, init, init_row, init_group, n_columns))  # fmt: skip
             init, init_row, init_group = c, panel, panel * n
         # As panels of n features and n_columns samples, the strip is turned into rows of y.
         call(plan[SCATTER], (c, n, n_columns, y, first, panel * n_rows, panel, n % panel))
@@ -313,16 +310,23 @@ def _is_full(n_nonzero, n):
 
 
 @inline
+def _lists_of_terms(plan, index, n):
+    """The addresses of a chunk's lists for n samples: values, places and starts."""
+    first = index * (n * plan[CHUNK] + plan[PANEL])  # with room behind each chunk's, as in `_lists_of_chunk`
+    return (plan[LIST_VALUES] + first * plan[ITEMSIZE], plan[LIST_PLACES] + first * 2,
+            plan[LIST_STARTS] + index * (n + 1) * 8)  # fmt: skip
+
+
+@inline
 def _list_samples(plan, x, n_terms, n):
     """List what is not zero of n samples in panels, for each sample; returns how many that are."""
     size, panel, chunk, rows, n_nonzero = plan[ITEMSIZE], plan[PANEL], plan[CHUNK], plan[LIST_ROWS], 0
     # Turned into n features and n_terms samples, they are what `list_nonzeros` expects.
     call(plan[SCATTER], (x, n_terms, n, rows, 0, panel * n, panel, n_terms % panel))
     for k in range(0, n_terms, chunk):
-        index, starts = k // chunk, plan[LIST_STARTS] + k // chunk * (n + 1) * 8
-        first = index * (n * chunk + panel)
-        call(plan[LIST_NONZEROS], (rows + k * n * size, n, min(chunk, n_terms - k), plan[LIST_VALUES] + first * size,
-                                   plan[LIST_PLACES] + first * 2, starts, plan[LIST_SUMS]))  # fmt: skip
+        values, places, starts = _lists_of_terms(plan, k // chunk, n)
+        call(plan[LIST_NONZEROS], (rows + k * n * size, n, min(chunk, n_terms - k), values, places, starts,
+                                   plan[LIST_SUMS]))  # fmt: skip
         n_nonzero += int64_at(starts)[n]
     return n_nonzero
 
