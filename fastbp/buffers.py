@@ -7,7 +7,6 @@ needs more page translations than the processor keeps at hand.
 from __future__ import annotations
 
 import mmap
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -28,8 +27,11 @@ def aligned_zeros(n: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
 def aligned_bytes(n: int) -> npt.NDArray[np.uint8]:
     """Return n bytes, all 0."""
     if n >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # then NumPy may try, and raises MemoryError if it must
+        try:
             return _huge_pages(n)
+        except OSError as error:  # then NumPy may try, and raises MemoryError if it must
+            if error.errno is None:  # not the system's: a signal's handler has raised a TimeoutError, say
+                raise
     memory = np.zeros(n + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + n]
@@ -45,9 +47,9 @@ def _huge_pages(n: int) -> npt.NDArray[np.uint8]:
     return memory[start : start + n]
 
 
-def aligned_copy(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def aligned_copy(values: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Return a copy of a 1-D array."""
-    copy = aligned_zeros(values.size, values.dtype)
+    copy = aligned_zeros(values.size, dtype)
     copy[:] = values
     return copy
 

@@ -23,6 +23,7 @@ __all__ = [
     "SOURCE_DTYPES",
     "features",
     "finite_float",
+    "first_initialisation",
     "flag",
     "name_of",
     "non_negative_int",
@@ -191,6 +192,19 @@ def finite_float(
     if not math.isfinite(number) or too_low or too_high:
         raise ValueError(f"{name} must be {expected}, got {value!r}")
     return number
+
+
+def first_initialisation(instance: object, attribute: str) -> None:
+    """Refuse to initialise an object that has been: kernels, or others who hold it, rely on what it has.
+
+    Raises
+    ------
+    RuntimeError
+        If `instance` has the attribute.
+    """
+    if attribute in vars(instance):
+        name = type(instance).__name__
+        raise RuntimeError(f"this {name} has been initialised already: make a new {name} instead")
 
 
 def seed_of(seed: object) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,151 +11,128 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbp import schedules
-from fastbp.buffers import aligned_zeros
 from fastbp.errors import DivergenceError
 from fastbp.kernels import training as kernel
 from fastbp.kernels import updates
 from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from fastbp.pacing import Crew
 from fastbp.sources import NO_DATA
+from fastbp.state import NO_LIMIT, Buffers, Position
 from fastbp.workers import run_team
 from fastbp.workspace import Workspace, step_cost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fastbp._jit import Leaf
-    from fastbp.model import MLP
     from fastbp.sources import Data
+    from fastbp.workspace import Architecture
 
 __all__ = [
-    "NO_LIMIT",
     "Driver",
-    "Position",
     "Rule",
     "Stepper",
-    "finish_despite_interrupts",
     "gradient",
     "raise_if_failed",
     "rule_of",
 ]
 
 _MAX_STEPS_PER_CALL = 1 << 16  # bounds the table of learning rates
-NO_LIMIT = int(np.iinfo(np.int64).max)
+_LARGE = 1e4  # data of this size is more likely to blame for a divergence than the learning rate
 
 Array = npt.NDArray[Any]
 
 
 class Rule(NamedTuple):
-    """An optimizer and the leaves that carry it out; `shrink` for decoupled weight decay."""
+    """An optimizer, the leaves that carry it out, and the numbers that say how many elements these touch.
+
+    They are taken once: an optimizer that is initialised a second time changes nothing here.
+    """
 
     optimizer: Optimizer
+    n_moments: int
+    constants: Array
     update: Leaf
-    shrink: Leaf | None
-    decays_biases: bool
+    shrink: Leaf | None = None  # of decoupled weight decay
+    decays_biases: bool = False
 
 
 def rule_of(optimizer: Optimizer) -> Rule:
-    """Return the leaves of an optimizer."""
-    # A subclass could describe other moments and constants than the kernel reads.
-    if type(optimizer) not in (SGD, Adagrad, RMSprop, Adam, AdamW):
-        raise TypeError(f"optimizer must be one of fastbp's own, got {optimizer!r}")
-    match optimizer:
-        case SGD():
-            return Rule(optimizer, updates.momentum if optimizer.momentum > 0.0 else updates.sgd, None, False)
-        case Adagrad():
-            return Rule(optimizer, updates.adagrad, None, False)
-        case RMSprop():
-            return Rule(optimizer, updates.rmsprop, None, False)
-        case Adam():
-            return Rule(optimizer, updates.adam, None, False)
-        case AdamW():
-            shrink = updates.shrink if optimizer.weight_decay > 0.0 else None
-            return Rule(optimizer, updates.adam, shrink, optimizer.decay_biases)
-        case _:
-            raise TypeError(f"optimizer must be one of fastbp's, got {optimizer!r}")
+    """Return the rule of an optimizer."""
+    common = optimizer, optimizer.n_moments, optimizer.constants
+    # By the type itself: a subclass could describe other moments and constants than the kernel reads.
+    if type(optimizer) is SGD:
+        return Rule(*common, updates.momentum if optimizer.momentum > 0.0 else updates.sgd)
+    if type(optimizer) is Adagrad:
+        return Rule(*common, updates.adagrad)
+    if type(optimizer) is RMSprop:
+        return Rule(*common, updates.rmsprop)
+    if type(optimizer) is Adam:
+        return Rule(*common, updates.adam)
+    if type(optimizer) is AdamW:
+        shrink = updates.shrink if optimizer.weight_decay > 0.0 else None
+        return Rule(*common, updates.adam, shrink, optimizer.decay_biases)
+    raise TypeError(f"optimizer must be one of fastbp's own, got {optimizer!r}")
 
 
-class Position:
-    """Where a run stands, in the arrays that the kernel reads and writes."""
+class _Rates(NamedTuple):
+    """The learning rates of some steps, and what the update makes of them."""
 
-    def __init__(self) -> None:
-        self.cursor = np.zeros(kernel.CURSOR_SIZE, np.int64)
-        self.totals = np.zeros(kernel.TOTALS_SIZE)
-        self.epoch_seconds = 0.0  # spent on an epoch that was stopped midway
+    first_step: int
+    rates: Array
+    coefficients: Array
+    last_rate: float  # of the step before `first_step`
 
-    @property
-    def n_steps(self) -> int:
-        """Steps taken."""
-        return int(self.cursor[kernel.STEP])
 
-    @property
-    def n_epochs(self) -> int:
-        """Epochs ended."""
-        return int(self.cursor[kernel.EPOCH])
+class _Call:
+    """One call of the kernel, for each worker; keeps alive whatever a helper may touch, however late it comes."""
 
-    @property
-    def is_mid_epoch(self) -> bool:
-        """Whether steps were taken since the last epoch's end."""
-        return bool(self.cursor[kernel.POSITION] > 0)
+    def __init__(
+        self, plans: Array, source: Array, schedule: Array, runs: Array, n_workers: int, *kept: object
+    ) -> None:
+        self._plans, self._source, self._schedule, self._runs = plans, source, schedule, runs
+        self._n_workers, self._kept = n_workers, kept
 
-    def __getstate__(self) -> dict[str, Any]:
-        # In mid-step, where another thread may copy it, the cursor means nothing without that fit's buffers.
-        whole = Position()
-        whole.go_back_to(self)
-        whole.abandon_step()
-        whole.cursor[kernel.N_RECORDS] = 0
-        return whole.__dict__
-
-    def go_back_to(self, earlier: Position) -> None:
-        """Stand where `earlier` does."""
-        self.cursor[:], self.totals[:], self.epoch_seconds = earlier.cursor, earlier.totals, earlier.epoch_seconds
-
-    def start_at(self, n_steps: int) -> None:
-        """Forget everything but the number of steps taken."""
-        self.cursor[:] = self.totals[:] = 0
-        self.cursor[kernel.STEP] = n_steps
-
-    def abandon_step(self) -> None:
-        """Go back to the beginning of the present step, in which no parameter has changed yet."""
-        self.cursor[[kernel.SUPER_BLOCKS_DONE, kernel.PHASE, kernel.TASK]] = 0
-        self.totals[[kernel.STEP_LOSS, kernel.STEP_RIGHT]] = 0.0
-
-    def start_epoch(self) -> None:
-        """Leave out what is left of the present epoch."""
-        self.cursor[kernel.EPOCH] += 1
-        self.cursor[kernel.POSITION] = 0
-        self.totals[:] = 0.0
-        self.epoch_seconds = 0.0
+    def __call__(self, worker: int, sync: npt.NDArray[np.int64]) -> int:
+        status = kernel.train(
+            self._plans.ctypes.data,
+            self._source.ctypes.data,
+            self._schedule.ctypes.data,
+            self._runs[worker].ctypes.data,
+            sync.ctypes.data,
+            int(worker > 0),
+            self._n_workers,
+        )
+        return int(status)
 
 
 class Driver:
-    """Calls of the kernel for one plan: prepares each, paces it, and keeps steps whole."""
+    """Calls of the kernel for one plan: prepares each, paces it, and keeps steps whole.
+
+    Without a rule the gradient is computed and nothing is updated.
+    """
 
     def __init__(
         self,
-        model: MLP,
+        architecture: Architecture,
+        buffers: Buffers,
+        rule: Rule | None,
+        position: Position,
         data: Data,
         batch_size: int,
-        position: Position,
-        grads: Array,
-        rule: Rule | None,
-        state: Array,
         n_workers: int = 1,
     ) -> None:
-        update, shrink = (rule.update, rule.shrink) if rule is not None else (None, None)
         self._workspace = Workspace(
-            model._architecture,
-            model._params,
+            architecture,
+            buffers.params,
             batch_size,
-            grads=grads,
-            update=update,
-            shrink=shrink,
+            grads=buffers.grads,
+            update=None if rule is None else rule.update,
+            shrink=None if rule is None else rule.shrink,
             n_workers=n_workers,
         )
-        self._position, self._rule, self._state, self._grads, self.data = position, rule, state, grads, data
+        self._buffers, self._rule, self._position, self.data = buffers, rule, position, data
+        self._process = os.getpid()
         block_cost, tile_cost = self._workspace.costs(batch_size)
-        self._step_cost = step_cost(model._architecture, batch_size)
+        self._step_cost = step_cost(architecture, batch_size)
         self._crew = Crew(min(n_workers, max(self._workspace.n_blocks, self._workspace.n_tiles)))
         self._unit_sums = np.zeros((self._workspace.n_units, 2))
         self._label_flags = np.zeros(self._workspace.n_blocks, np.int64)
@@ -162,10 +140,8 @@ class Driver:
         self.schedule = kernel.Schedule(batch_size, batch_size, 0, 0, 0, NO_LIMIT, 0, block_cost, tile_cost)
         self.records = np.zeros((1, kernel.RECORD_SIZE))
         self.rules = np.zeros((0, kernel.RULE_SIZE))
-        self.start = self.stop = 0.0  # of the last call, by time.perf_counter
-        # From `first_step` on: the schedule's values, and what the update makes of them.
-        self.first_step, self.rates, self._coefficients = position.n_steps, np.zeros(1), np.zeros((1, 1))
-        self._last_rate = 0.0  # of the step before `first_step`
+        self._start = self._stop = 0.0  # of the last call, by time.perf_counter
+        self._rates = _Rates(position.n_steps, np.zeros(1), np.zeros((1, 1)), 0.0)
 
     def compile(self) -> None:
         """Compile or load the kernel, without taking a step."""
@@ -181,42 +157,49 @@ class Driver:
         if self._crew.is_short(min(budget, (end - self._position.n_steps) * self._step_cost)):
             n_workers = 1
         status = self._call(end, budget, n_workers)
-        self._crew.learn(n_workers, int(self._position.cursor[kernel.SPENT]), self.stop - self.start)
+        self._crew.learn(n_workers, int(self._position.cursor[kernel.SPENT]), self.end - self._start)
         is_cut = status == kernel.STEP_LIMIT and self._position.n_steps < last_step
         return kernel.PAUSED if is_cut else status
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the process was forked while the kernel was changing parameters: nobody can finish that step."""
+        return self._process != os.getpid() and self._position.is_torn
+
+    @property
+    def end(self) -> float:
+        """When the last call ended, by time.perf_counter."""
+        return max(self._start, self._stop)
 
     def settle(self) -> int:
         """Make the step whole: finish its update if that has begun, else go back to the step's beginning.
 
-        Returns the kernel's status, `kernel.PAUSED` if there was nothing to finish.
+        Returns the kernel's status, `kernel.PAUSED` if there was nothing to finish. May begin anew at any place.
         """
         cursor, super_block = self._position.cursor, self._workspace.super_block
         batch = min(self.schedule.batch_size, self.schedule.epoch_size - int(cursor[kernel.POSITION]))
         is_last = (int(cursor[kernel.SUPER_BLOCKS_DONE]) + 1) * super_block >= batch
+        step, status = self._position.n_steps, kernel.PAUSED
         if is_last and cursor[kernel.PHASE] == kernel.PARAMETERS_PHASE and cursor[kernel.TASK] > 0:
-            step, status = self._position.n_steps, kernel.PAUSED
-
-            def finish_step() -> None:
-                nonlocal status
-                while self._position.n_steps == step:
-                    status = self._call(step + 1, NO_LIMIT, self._crew.size)
-
-            finish_despite_interrupts(finish_step)
-            return status
-        self._position.abandon_step()
-        return kernel.PAUSED
+            while self._position.n_steps == step:
+                status = self._call(step + 1, NO_LIMIT, self._crew.size)
+        else:
+            self._position.abandon_step()
+        return status
 
     def rates_of(self, steps: Array) -> Array:
         """Return the learning rates of steps that the last call has taken, or of the one before it."""
-        return np.where(steps >= self.first_step, self.rates[np.maximum(steps - self.first_step, 0)], self._last_rate)
+        first_step, rates, _, last_rate = self._rates
+        return np.where(steps >= first_step, rates[np.maximum(steps - first_step, 0)], last_rate)
 
     def times(self, records: Array) -> Array:
         """Return when the epochs of these records of the last call ended, by time.perf_counter."""
         position, done = self._position, records[:, kernel.RECORD_CYCLES]
         total = position.totals[kernel.CALL_CYCLES]
         if total <= 0.0:  # this processor's cycles cannot be read: take all steps as equally long
-            done, total = records[:, kernel.RECORD_STEP] - self.first_step, position.n_steps - self.first_step
-        times: Array = self.start + (self.stop - self.start) * np.minimum(done / total, 1.0)
+            first_step = self._rates.first_step
+            done, total = records[:, kernel.RECORD_STEP] - first_step, position.n_steps - first_step
+        times: Array = self._start + (self.end - self._start) * np.minimum(done / total, 1.0)
         return times
 
     def _steps_in_reach(self) -> int:
@@ -232,21 +215,21 @@ class Driver:
             return
         optimizer, first_step = self._rule.optimizer, self._position.n_steps
         rates = schedules.sample(optimizer.learning_rate, first_step, max(1, last_step - first_step))
-        if 0 < first_step - self.first_step <= self.rates.size:  # more, if others have taken steps in between
-            self._last_rate = float(self.rates[first_step - self.first_step - 1])
-        self._coefficients = np.ascontiguousarray(optimizer.coefficients(rates, first_step))
-        self.first_step, self.rates = first_step, rates
+        n_taken, last_rate = first_step - self._rates.first_step, self._rates.last_rate
+        if 0 < n_taken <= self._rates.rates.size:  # more, if others have taken steps in between
+            last_rate = float(self._rates.rates[n_taken - 1])
+        coefficients = np.ascontiguousarray(optimizer.coefficients(rates, first_step))
+        self._rates = _Rates(first_step, rates, coefficients, last_rate)
 
     def _call(self, last_step: int, budget: int, n_workers: int) -> int:
-        constants, decays_biases = np.zeros(1), False
-        if self._rule is not None:
-            constants, decays_biases = self._rule.optimizer.constants, self._rule.decays_biases
+        moments, coefficients = self._buffers.moments, self._rates.coefficients
+        constants = np.zeros(1) if self._rule is None else self._rule.constants
         optimizer = kernel.Optimizer(
-            state=self._state.ctypes.data,
-            state_row=self._state.strides[0] // self._state.itemsize,
+            state=moments.ctypes.data,
+            state_row=moments.strides[0] // moments.itemsize,
             constants=constants.ctypes.data,
-            n_coefficients=self._coefficients.shape[1],
-            decay_biases=int(decays_biases),
+            n_coefficients=coefficients.shape[1],
+            decay_biases=int(self._rule is not None and self._rule.decays_biases),
         )
         optimizer_table = np.array(optimizer, np.int64)
         run = kernel.Run(
@@ -255,10 +238,10 @@ class Driver:
             label_flags=self._label_flags.ctypes.data,
             update_flags=self._update_flags.ctypes.data,
             optimizer=optimizer_table.ctypes.data,
-            coefficients=self._coefficients.ctypes.data,
+            coefficients=coefficients.ctypes.data,
             n_records=self.records.shape[0],
             n_rules=self.rules.shape[0],
-            first_step=self.first_step,
+            first_step=self._rates.first_step,
         )
         source = np.array(self.data.source(), np.int64)
         schedule = np.array(self.schedule._replace(last_step=last_step, budget=budget), np.int64)
@@ -266,34 +249,14 @@ class Driver:
         shared = (self._position.cursor, self._position.totals, self.records, self.rules)
         own = [shared, *(tuple(array.copy() for array in shared) for _ in range(1, n_workers))]
         runs = np.array([run._replace(**_addresses(*arrays)) for arrays in own], np.int64)
-        tables = (self._workspace.plans.ctypes.data, source.ctypes.data, schedule.ctypes.data)
-
-        def call(worker: int, sync: npt.NDArray[np.int64]) -> int:
-            # `own` is named here so that a late helper finds its arrays alive.
-            is_helper = int(worker > 0 and len(own) > 0)
-            return int(kernel.train(*tables, runs[worker].ctypes.data, sync.ctypes.data, is_helper, n_workers))
-
-        self.start = time.perf_counter()
+        kept = self._workspace, self._buffers, self.data, constants, coefficients, optimizer_table, own
+        flags = self._unit_sums, self._label_flags, self._update_flags
+        call = _Call(self._workspace.plans, source, schedule, runs, n_workers, *kept, *flags)
+        self._start = time.perf_counter()
         try:
             return run_team(n_workers, call)
         finally:
-            self.stop = time.perf_counter()
-
-
-def finish_despite_interrupts(function: Callable[[], None]) -> None:
-    """Call until it has run through once, whatever Ctrl-C says meanwhile, and only then pass that on.
-
-    For what has to be whole before anybody looks; `function` must be one that can begin anew at any place.
-    """
-    interrupt, is_done = None, False
-    while not is_done:
-        try:
-            function()
-            is_done = True
-        except KeyboardInterrupt as error:
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
+            self._stop = time.perf_counter()
 
 
 def _addresses(cursor: Array, totals: Array, records: Array, rules: Array) -> dict[str, int]:
@@ -302,41 +265,54 @@ def _addresses(cursor: Array, totals: Array, records: Array, rules: Array) -> di
     return {name: array.ctypes.data for name, array in arrays.items()}
 
 
-def gradient(model: MLP, data: Data) -> tuple[float, Array]:
+def gradient(architecture: Architecture, params: Array, data: Data) -> tuple[float, Array]:
     """Return the mean loss over the data and its gradient; NaN where the loss is not finite."""
-    grads = aligned_zeros(model.n_params, model.dtype)
-    position = Position()
-    driver = Driver(model, data, data.x.shape[0], position, grads, None, grads[np.newaxis, :0])
+    buffers, position = Buffers(params, n_moments=0), Position()
+    driver = Driver(architecture, buffers, None, position, data, data.x.shape[0])
     loss = _single_step(driver, position)
     if not math.isfinite(loss):
-        grads[:] = np.nan
-    return loss, grads
+        buffers.grads[:] = np.nan
+    return loss, buffers.grads
 
 
 class Stepper:
-    """Takes single steps on batches of the caller's, outside the epochs of `position`."""
+    """Takes single steps on batches of the caller's own, outside the epochs of a run.
 
-    def __init__(self, model: MLP, rule: Rule, position: Position, state: Array, grads: Array) -> None:
-        self._model, self._rule, self._position, self._state, self._grads = model, rule, position, state, grads
-        self._own = Position()
+    Parameters
+    ----------
+    architecture : Architecture
+    buffers : Buffers
+    rule : Rule
+    position : Position
+        Counts the steps, in nothing but its number of steps.
+    """
+
+    def __init__(self, architecture: Architecture, buffers: Buffers, rule: Rule, position: Position) -> None:
+        self._architecture, self._buffers, self._rule, self._position = architecture, buffers, rule, position
         self._driver: Driver | None = None  # for batches of one size, usually the only one
+        self._first_step = position.n_steps
 
-    def step(self, data: Data) -> float:
-        """Take one step on all the data; returns the mean loss before it."""
-        batch_size, own = data.x.shape[0], self._own
-        own.start_at(self._position.n_steps)
-        if self._driver is None or self._driver.schedule.batch_size != batch_size:
-            self._driver = Driver(self._model, data, batch_size, own, self._grads, self._rule, self._state)
-        self._driver.data = data
-        try:
-            loss = _single_step(self._driver, own)
-            if not math.isfinite(loss):
-                raise_if_failed(kernel.DIVERGED, own)
-            return loss
-        finally:
+    def step(self, data: Data, n_steps: int) -> float:
+        """Take one step on all the data after `n_steps` others; returns the mean loss before it."""
+        batch_size, driver = data.x.shape[0], self._driver
+        self._first_step = n_steps
+        self._position.start_at(n_steps)
+        if driver is None or driver.schedule.batch_size != batch_size:
+            driver = Driver(self._architecture, self._buffers, self._rule, self._position, data, batch_size)
+            self._driver = driver
+        driver.data = data
+        loss = _single_step(driver, self._position)
+        if not math.isfinite(loss):
+            raise_if_failed(kernel.DIVERGED, self._position, data)
+        return loss
+
+    def finish(self) -> None:
+        """Make the step whole, or as if it had not begun. May begin anew at any place."""
+        if self._driver is not None and not self._driver.is_lost:
             self._driver.settle()
             self._driver.data = NO_DATA  # the caller's batch is not kept alive
-            self._position.cursor[kernel.STEP] = own.n_steps
+        if self._position.n_steps > self._first_step:
+            self._buffers.set_aside = None
 
 
 def _single_step(driver: Driver, position: Position) -> float:
@@ -346,17 +322,17 @@ def _single_step(driver: Driver, position: Position) -> float:
         status = driver.advance(last_step)
     if status == kernel.DIVERGED:
         return float(position.totals[kernel.STEP_LOSS]) / driver.schedule.batch_size
-    raise_if_failed(status, position)
+    raise_if_failed(status, position, driver.data)
     return float(driver.records[0, kernel.RECORD_LOSS])
 
 
-def raise_if_failed(status: int, position: Position) -> None:
+def raise_if_failed(status: int, position: Position, data: Data) -> None:
     """Raise what the kernel's status stands for, if it is an error."""
     if status == kernel.DIVERGED:
         step = position.n_steps
         message = (
             f"the loss is not finite in step {step} (epoch {position.n_epochs + 1}); the parameters are those before "
-            "this step: try a smaller learning rate, a warm-up or scaled inputs"
+            f"this step: {_cure_of_divergence(data)}"
         )
         raise DivergenceError(message, step, step_taken=False)
     if status == kernel.OVERFLOWED:
@@ -365,3 +341,17 @@ def raise_if_failed(status: int, position: Position) -> None:
         raise DivergenceError(message, step, step_taken=True)
     if status == kernel.LABELS_CHANGED:
         raise ValueError(f"y changed during the fit: labels in step {position.n_steps} are out of range")
+
+
+def _cure_of_divergence(data: Data) -> str:
+    """Return what to try, by the size of the data: no learning rate helps where they are too large from the start."""
+    sizes = {"targets": 0.0 if data.is_labels else _largest(data.y), "inputs": _largest(data.x)}
+    name = max(sizes, key=lambda which: sizes[which])
+    if sizes[name] >= _LARGE:
+        return f"the {name} are as large as {sizes[name]:.3g}: scale them to about 1"
+    return "try a smaller learning rate, a warm-up or scaled inputs"
+
+
+def _largest(array: Array) -> float:
+    """Return the largest magnitude, without a temporary of the array's size."""
+    return max(float(array.max()), -float(array.min()))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -48,6 +49,8 @@ class History:
         Seconds spent compiling, not part of `seconds`.
     seed : int or None
         The seed that repeats the run.
+    best_epoch : int or None
+        The value of `epoch` with the lowest validation loss, 0 if the start was best; None without validation.
 
     Examples
     --------
@@ -61,6 +64,7 @@ class History:
         self.compile_seconds: float = 0.0
         self.seed: int | None = seed
         self._length = 0
+        self._start: tuple[int, float] | None = None  # epochs ended, and loss, when the validation data were first used
         self._columns: dict[str, npt.NDArray[Any]] = {
             name: np.empty(_FIRST_CAPACITY, dtype=np.intp if name == "epoch" else np.float64) for name in _COLUMNS
         }
@@ -101,9 +105,38 @@ class History:
         return self["seconds"]
 
     @property
+    def best_epoch(self) -> int | None:
+        """The value of `epoch` with the lowest validation loss, the earliest of several; None without validation.
+
+        The parameters at the start count too: 0 if they were best, or, in a trainer that has gone on to other
+        validation data, the number of epochs that had ended before. An epoch that was stopped midway has no validation
+        loss.
+        """
+        if self._start is None:
+            return None
+        n_before, lowest = self._start
+        best = n_before
+        for epoch, loss in zip(self.epoch, self.validation_loss, strict=True):
+            if epoch > n_before and (loss < lowest or (np.isnan(lowest) and not np.isnan(loss))):
+                best, lowest = int(epoch), float(loss)
+        return best
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the user's metrics."""
         return tuple(name for name in self._columns if name not in _COLUMNS)
+
+    def __copy__(self) -> History:
+        """Return a copy that shares nothing with this one: rows are written in place."""
+        return copy.deepcopy(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # The columns may come back read-only, or as somebody else's memory.
+        self.__dict__.update(state)
+        self._columns = {
+            name: np.array(column, dtype=np.intp if name == "epoch" else np.float64, copy=True, subok=False)
+            for name, column in self._columns.items()
+        }
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         """Return a copy of the column `name`, shape (n_epochs,).
@@ -198,24 +231,36 @@ class History:
         values = values[np.isfinite(values)]
         return bool(values.size) and bool(values.min() > 0.0) and bool(values.max() > 10.0 * values.min())
 
-    def _put(self, row: int, **columns: npt.ArrayLike) -> int:
-        """Write rows from `row` on, which become the last ones; returns the number of rows.
+    def _put(self, **columns: npt.ArrayLike) -> None:
+        """Write rows for consecutive epochs, which become the last ones: those of later epochs, and of the same, go.
 
-        Arrays of one length, 1-D. Columns that are not given become NaN, new names new columns. Writing the same rows
-        again changes nothing, so that an interrupted caller can begin anew.
+        Arrays of one length, 1-D, `epoch` among them. Columns that are not given become NaN, new names new columns.
+        Writing the same rows again changes nothing, so that an interrupted caller can begin anew.
 
         No checks: the trainer passes `epoch` and checked metric names.
         """
         arrays = {name: np.atleast_1d(np.asarray(values)) for name, values in columns.items()}
+        row = self._row_of(arrays["epoch"][0])
         stop = row + arrays["epoch"].size
         self._reserve(stop)
-        for name in arrays:
-            if name not in self._columns:
-                self._columns[name] = np.full(self._columns["epoch"].size, np.nan)
+        self._add_columns(arrays)
         for name, column in self._columns.items():
             column[row:stop] = arrays.get(name, np.nan)
         self._length = stop
-        return stop
+
+    def _fill(self, epoch: int, **values: float) -> None:
+        """Write into the row of an epoch that has one. As `_put`, but for the columns that are not given: they stay."""
+        self._add_columns(values)
+        for name, value in values.items():
+            self._columns[name][self._row_of(epoch)] = value
+
+    def _row_of(self, epoch: int) -> int:
+        return int(np.searchsorted(self._columns["epoch"][: self._length], epoch))
+
+    def _add_columns(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self._columns:
+                self._columns[name] = np.full(self._columns["epoch"].size, np.nan)
 
     def _last(self, name: str) -> float:
         """Return a column's last entry, without a copy of the column."""

@@ -13,11 +13,31 @@ import numpy.typing as npt
 
 from fastbp import checks
 
-__all__ = ["Layout"]
+__all__ = ["Layout", "Views"]
 
 # The address space of a 64-bit process in user mode, and what an intp can count elsewhere.
 _MAX_BYTES = min(2**47, sys.maxsize)
 _ITEMSIZE = np.dtype(np.float64).itemsize
+
+
+class Views(tuple[npt.NDArray[Any], ...]):
+    """Views of a flat buffer, one per layer; assigning to one of them writes into the buffer.
+
+    Without that ``views[0] *= 2`` would double the numbers, and then raise because a tuple takes no new entry.
+
+    Examples
+    --------
+    >>> flat = np.arange(4.0)
+    >>> views = Views([flat[:2], flat[2:]])
+    >>> views[0] *= 2
+    >>> views[1] = [7.0, 8.0]
+    >>> flat
+    array([0., 2., 7., 8.])
+    """
+
+    def __setitem__(self, index: int, values: npt.ArrayLike) -> None:
+        """Write `values`, of the shape of the view or broadcast to it."""
+        self[index][...] = values
 
 
 @dataclass(frozen=True)
@@ -81,7 +101,7 @@ class Layout:
         """Number of layers of weights: one less than the number of sizes."""
         return len(self.sizes) - 1
 
-    def weights(self, params: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+    def weights(self, params: npt.NDArray[Any]) -> Views:
         """Return views of each layer's weights, of shape (n_in, n_out).
 
         Parameters
@@ -89,12 +109,12 @@ class Layout:
         params : ndarray, shape (n_params,), contiguous
             A flat buffer of this layout. No checks: the caller validates.
         """
-        return tuple(
+        return Views(
             params[start:stop].reshape(n_in, n_out)
             for start, stop, (n_in, n_out) in zip(self.weight_start, self.bias_start, pairwise(self.sizes), strict=True)
         )
 
-    def biases(self, params: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+    def biases(self, params: npt.NDArray[Any]) -> Views:
         """Return views of each layer's biases, of shape (n_out,).
 
         Parameters
@@ -102,7 +122,7 @@ class Layout:
         params : ndarray, shape (n_params,)
             A flat buffer of this layout. No checks: the caller validates.
         """
-        return tuple(
+        return Views(
             params[start : start + n_out] for start, n_out in zip(self.bias_start, self.sizes[1:], strict=True)
         )
 

@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fastbp import _jit
-from fastbp.driver import NO_LIMIT, Driver, Position, Rule, finish_despite_interrupts, raise_if_failed
+from fastbp.driver import Driver, raise_if_failed
 from fastbp.history import metric_value
 from fastbp.kernels import training as kernel
 from fastbp.progress import Progress
-from fastbp.stopping import Convergence, EarlyStopping, StopRule, TargetLoss, TimeLimit
+from fastbp.state import NO_LIMIT
+from fastbp.stopping import StopRule, TimeLimit
 from fastbp.workers import workers_for
 from fastbp.workspace import step_cost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from fastbp.driver import Rule
     from fastbp.history import History
     from fastbp.model import MLP
     from fastbp.sources import Data
+    from fastbp.state import Buffers, RunState
 
 __all__ = ["Limits", "Loop", "Validation"]
 
 _MAX_EPOCHS_PER_CALL = 1 << 13  # bounds the table of epoch records
-
-Array = npt.NDArray[Any]
+_RESTORED = "EarlyStopping(restore_best=True) has since restored the parameters of the best epoch"
 
 
 class Limits(NamedTuple):
@@ -53,36 +55,11 @@ class Validation(NamedTuple):
     metrics: dict[str, Callable[[Any, Any], float]]
 
 
-class _Best:
-    """The state of all `EarlyStopping` rules, and the parameters and moments of the best epoch."""
+class _Ended(NamedTuple):
+    """How many epochs have ended and are in the history, and when the last one did, or its validation."""
 
-    def __init__(self, rules: tuple[StopRule, ...], params: Array, state: Array) -> None:
-        self._rules = [rule for rule in rules if isinstance(rule, EarlyStopping)]
-        self._restores = any(rule.restore_best for rule in self._rules)
-        self._params, self._state = params, state
-        self._best, self._waited = math.inf, [0] * len(self._rules)
-        self._kept: tuple[Array, Array] | None = None
-
-    def stops(self, validation_loss: float) -> bool:
-        """Take in an epoch's validation loss; returns whether a rule's patience is at its end."""
-        for index, rule in enumerate(self._rules):
-            improved = validation_loss < self._best - rule.min_delta
-            self._waited[index] = 0 if improved else self._waited[index] + 1
-        if validation_loss < self._best:
-            self._best = validation_loss
-            if self._restores:
-                self._kept = self._params.copy(), self._state.copy()
-        return any(waited >= rule.patience for waited, rule in zip(self._waited, self._rules, strict=True))
-
-    @property
-    def restores(self) -> bool:
-        """Whether there is a best epoch to go back to."""
-        return self._kept is not None
-
-    def restore(self) -> None:
-        """Go back to the best epoch, if there was one and a rule wants it."""
-        if self._kept is not None:
-            self._params[:], self._state[:] = self._kept
+    n_epochs: int
+    time: float
 
 
 class Loop:
@@ -90,8 +67,13 @@ class Loop:
 
     Parameters
     ----------
-    model, rule, position, state, grads, history
-        Of the trainer; updated.
+    network : MLP
+    rule : Rule
+    buffers : Buffers
+    state : RunState
+        Where this call begins; its own from then on.
+    history : History
+        Updated.
     data : Data
     limits : Limits
     validation : Validation, optional
@@ -106,9 +88,8 @@ class Loop:
         self,
         model: MLP,
         rule: Rule,
-        position: Position,
-        state: Array,
-        grads: Array,
+        buffers: Buffers,
+        state: RunState,
         history: History,
         data: Data,
         limits: Limits,
@@ -122,22 +103,21 @@ class Loop:
     ) -> None:
         n_samples = data.x.shape[0]
         self._compiled_before = _jit.compile_seconds(), _jit.n_compiled()
-        self._start = self._epoch_start = time.perf_counter()
-        self._model, self._position, self._history = model, position, history
-        # Rows that stay: one of an epoch that goes on will be written anew.
-        self._n_rows = int(np.count_nonzero(history.epoch <= position.n_epochs))
+        self._start = time.perf_counter()
+        self._model, self._buffers, self._history, self._data = model, buffers, history, data
+        self._position, self._memory = position, memory = state.position, state.memory
+        self._set_aside = buffers.set_aside if buffers.is_untouched else None
         self._limits, self._validation = limits, validation
         self._decisions = model._decisions_per_sample()
-        self._best = _Best(limits.rules, model._params, state)
-        self._stops_early = False
         self._first_step, self._first_epoch = position.n_steps, position.n_epochs
+        self._ended = _Ended(self._first_epoch, self._start)
         self._epoch_size = n_samples // batch_size * batch_size if drop_last else n_samples
         self._batch_size = batch_size
         self._last_step = _sum_of_limits(self._first_step, limits.max_steps)
         last_epoch = _sum_of_limits(self._first_epoch, limits.epochs)
         n_workers = workers_for(threads, step_cost(model._architecture, batch_size))
-        self._driver = driver = Driver(model, data, batch_size, position, grads, rule, state, n_workers)
-        driver.rules = _rule_table(limits.rules)
+        self._driver = driver = Driver(model._architecture, buffers, rule, position, data, batch_size, n_workers)
+        driver.rules = memory.table
         # Python looks at every epoch's end if there is validation data.
         n_records = 1 if validation is not None else min(_MAX_EPOCHS_PER_CALL, last_epoch - self._first_epoch)
         driver.records = np.zeros((n_records, kernel.RECORD_SIZE))
@@ -148,47 +128,61 @@ class Loop:
             last_epoch=last_epoch,
         )
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a step has been taken."""
+        return self._position.n_steps > self._first_step
+
     def run(self, show_progress: bool) -> None:
-        """Train until a limit is reached. History, position and parameters are whole however this ends."""
+        """Train until a limit is reached; `finish` has to follow, however this ends."""
         with Progress(self._limits.epochs, self._total_steps(), show_progress) as progress:
-            try:
-                self._compile(progress)
-                self._start = time.perf_counter()
-                self._epoch_start = self._start - self._position.epoch_seconds
-                self._history.stop_reason = None
-                while self._history.stop_reason is None:
-                    status = self._driver.advance(self._last_step, self._seconds_left())
-                    self._collect()
-                    raise_if_failed(status, self._position)
-                    self._history.stop_reason = self._reason(status)
-                    self._show(progress)
-                status = self._driver.settle()
-                self._collect()
-                raise_if_failed(status, self._position)
-                if status == kernel.STOPPED:  # by the step that a time limit had cut
-                    self._history.stop_reason = self._reason(status)
-            except BaseException as error:
-                self._history.stop_reason = type(error).__name__
-                if self._best.restores:
-                    error.add_note(
-                        "EarlyStopping(restore_best=True) has since restored the parameters of the best epoch"
-                    )
-                raise
-            finally:
-                self._finish()
+            self._history.stop_reason = None
+            self._compile(progress)
+            self._buffers.go_on()
+            self._look_at_the_start()
+            self._start = time.perf_counter()
+            self._ended = _Ended(self._first_epoch, self._start - self._position.epoch_seconds)
+            reason, stops_early = None, False
+            while reason is None:
+                status = self._driver.advance(self._last_step, self._seconds_left())
+                if self._collect() and self._validation is not None:
+                    stops_early = self._validate(self._validation, self._validation.metrics)
+                raise_if_failed(status, self._position, self._data)
+                reason = self._reason(status, stops_early)
+                self._show(progress)
+            status = self._driver.settle()
+            self._collect()
+            raise_if_failed(status, self._position, self._data)
+            if status == kernel.STOPPED:  # by the step that a time limit had cut
+                reason = self._reason(status, stops_early)
+            self._history.stop_reason = reason
 
-    def _finish(self) -> None:
-        """Make everything whole: after an error too, and at once, so nothing is validated here."""
-        try:
-            finish_despite_interrupts(self._make_whole)
-        finally:
-            finish_despite_interrupts(self._best.restore)
+    def finish(self) -> None:
+        """Make parameters, position and history whole, and go back to the best epoch if a rule wants that.
 
-    def _make_whole(self) -> None:
-        self._collect(validate=False)
+        After an error too, and at once, so nothing is validated here. May begin anew at any place.
+        """
+        if self._driver.is_lost:
+            return
+        self._collect()
         self._driver.settle()
-        self._collect(validate=False)
+        self._collect()
+        self._record_validation()
         self._record_partial_epoch()
+        self._position.fingerprint = self._data.fingerprint() if self._position.is_mid_epoch else None
+        if not self.has_begun:
+            self._buffers.put_back(self._set_aside)
+        elif self._memory.best is not None:
+            self._buffers.show(self._memory.best)
+        if self._history.stop_reason is None:
+            self._explain_the_end(sys.exception())
+
+    def _explain_the_end(self, error: BaseException | None) -> None:
+        """Record the error that is being raised, and tell it what has been restored."""
+        is_restored = self.has_begun and self._memory.best is not None
+        if error is not None and is_restored and _RESTORED not in getattr(error, "__notes__", ()):
+            error.add_note(_RESTORED)
+        self._history.stop_reason = "interrupted" if error is None else type(error).__name__
 
     def _compile(self, progress: Progress) -> None:
         """Compile or load what was not when the workspace was made: the kernels."""
@@ -203,57 +197,76 @@ class Loop:
         if n_compiled > 0:
             progress.message(f"compiled {n_compiled} kernels in {seconds:.1f} s; the next process loads them from disk")
 
-    def _collect(self, validate: bool = True) -> None:
-        """Move the epochs that the kernel has recorded into the history, validated if there is validation data.
+    def _look_at_the_start(self) -> None:
+        """Make the present parameters a candidate for the best ones, or validate what an interrupted call could not."""
+        position, validation = self._position, self._validation
+        if validation is None:
+            return
+        metrics = [name for name in validation.metrics if name in self._history.metrics]
+        if self._memory.seen is None:
+            self._memory.look(position.n_epochs, *self._model._evaluate(validation.data), self._buffers)
+        elif position.n_epochs > position.closed_epoch and not position.is_mid_epoch:
+            self._validate(validation, metrics)
+        self._history._add_columns(validation.metrics)
+
+    def _collect(self) -> bool:
+        """Move the epochs that the kernel has recorded into the history; returns whether there were any.
 
         Until they are there the kernel's records stay, so that nothing is lost if this is interrupted.
         """
-        cursor = self._position.cursor
-        n = int(cursor[kernel.N_RECORDS])
+        position, n = self._position, int(self._position.cursor[kernel.N_RECORDS])
         if n == 0:
-            return
-        records = self._driver.records[:n]
-        ends = self._driver.times(records)
-        columns = {
-            "epoch": np.arange(self._position.n_epochs - n, self._position.n_epochs) + 1,
-            "loss": records[:, kernel.RECORD_LOSS],
-            "accuracy": records[:, kernel.RECORD_RIGHT] / self._decisions,
-            "learning_rate": self._driver.rates_of(records[:, kernel.RECORD_STEP].astype(np.int64) - 1),
-            "seconds": np.diff(ends, prepend=self._epoch_start),
-        }
-        end = ends[-1]
-        try:
-            if validate and self._validation is not None:
-                self._validate(self._validation, columns)
-                end = time.perf_counter()
-        finally:
-            n_rows = self._history._put(self._n_rows, **columns)
-            self._n_rows, cursor[kernel.N_RECORDS], self._epoch_start = n_rows, 0, end
+            return False
+        if self._ended.n_epochs < position.n_epochs:
+            records = self._driver.records[:n]
+            ends = self._driver.times(records)
+            self._history._put(
+                epoch=np.arange(position.n_epochs - n, position.n_epochs) + 1,
+                loss=records[:, kernel.RECORD_LOSS],
+                accuracy=records[:, kernel.RECORD_RIGHT] / self._decisions,
+                learning_rate=self._driver.rates_of(records[:, kernel.RECORD_STEP].astype(np.int64) - 1),
+                seconds=np.diff(ends, prepend=self._ended.time),
+            )
+            self._ended = _Ended(position.n_epochs, float(ends[-1]))
+        position.cursor[kernel.N_RECORDS] = 0
+        return True
 
-    def _validate(self, validation: Validation, columns: dict[str, Any]) -> None:
-        """Evaluate the present parameters on the validation data, into `columns`, and ask the early-stopping rules."""
-        columns |= dict.fromkeys(validation.metrics, math.nan)  # until they are known
-        loss, accuracy = self._model._evaluate(validation.data)
-        columns |= {"validation_loss": loss, "validation_accuracy": accuracy}
-        self._stops_early = self._best.stops(loss)
-        if validation.metrics:
+    def _validate(self, validation: Validation, metrics: Iterable[str]) -> bool:
+        """Evaluate the present parameters on the validation data, for the last epoch's row and the stop rules.
+
+        What is known already stays. Returns whether the patience of an early-stopping rule is over.
+        """
+        n_epochs, history = self._position.n_epochs, self._history
+        if self._memory.seen is None or self._memory.seen[0] < n_epochs:
+            self._memory.look(n_epochs, *self._model._evaluate(validation.data), self._buffers)
+        self._record_validation()
+        unknown = [name for name in metrics if math.isnan(history._last(name))]
+        if unknown:
             prediction, y = self._model.predict(validation.data.x), validation.data.y.view()
             y.flags.writeable = False  # it is the user's own array
-            for name, metric in validation.metrics.items():
-                columns[name] = metric_value(name, metric(y, prediction))
+            for name in unknown:
+                history._fill(n_epochs, **{name: metric_value(name, validation.metrics[name](y, prediction))})
+        self._ended = _Ended(n_epochs, time.perf_counter())
+        return self._memory.is_patience_over
+
+    def _record_validation(self) -> None:
+        """Write what has been seen of the validation data into the row of its epoch. May begin anew at any place."""
+        start, seen = self._memory.start, self._memory.seen
+        if start is not None and seen is not None and seen[0] > start[0]:
+            n_epochs, loss, accuracy = seen
+            self._history._start = start
+            self._history._fill(n_epochs, validation_loss=loss, validation_accuracy=accuracy)
 
     def _record_partial_epoch(self) -> None:
         """Add a row for an epoch that was stopped midway; it is replaced if the epoch goes on."""
         position, driver = self._position, self._driver
-        if position.n_steps == self._first_step:
+        if not self.has_begun:
             return
-        position.epoch_seconds = 0.0
+        position.epoch_seconds = driver.end - self._ended.time if position.is_mid_epoch else 0.0
         if not position.is_mid_epoch:
             return
-        position.epoch_seconds = driver.stop - self._epoch_start
         loss, accuracy = self._partial_means()
         self._history._put(
-            self._n_rows,
             epoch=position.n_epochs + 1,
             loss=loss,
             accuracy=accuracy,
@@ -261,24 +274,20 @@ class Loop:
             seconds=position.epoch_seconds,
         )
 
-    def _reason(self, status: int) -> str | None:
+    def _reason(self, status: int, stops_early: bool) -> str | None:
         """Return why the fit ends, or None if it goes on."""
-        if self._stops_early:
+        if stops_early:
             return "EarlyStopping"
         if status == kernel.STOPPED:
-            return type(self._kernel_rules()[int(self._position.cursor[kernel.STOP_RULE])]).__name__
+            return type(self._memory.rule(int(self._position.cursor[kernel.STOP_RULE]))).__name__
         if self._limits.epochs is not None and self._position.n_epochs == self._first_epoch + self._limits.epochs:
             return "epochs"
         if self._position.n_steps == self._last_step:
             return "max_steps"
-        has_step = self._position.n_steps > self._first_step
-        return "TimeLimit" if has_step and self._seconds_left() <= 0.0 else None
-
-    def _kernel_rules(self) -> list[StopRule]:
-        return [rule for rule in self._limits.rules if isinstance(rule, (TargetLoss, Convergence))]
+        return "TimeLimit" if self.has_begun and self._seconds_left() <= 0.0 else None
 
     def _seconds_left(self) -> float:
-        if self._position.n_steps == self._first_step:
+        if not self.has_begun:
             return math.inf  # a fit takes one step at least, or a loop of short fits would never get on
         limit = min((rule.seconds for rule in self._limits.rules if isinstance(rule, TimeLimit)), default=math.inf)
         return limit - (time.perf_counter() - self._start)
@@ -323,14 +332,3 @@ class Loop:
 def _sum_of_limits(present: int, limit: int | None) -> int:
     """Return the count at which a run ends that may go on by `limit`; one that the kernels can hold."""
     return NO_LIMIT if limit is None else min(NO_LIMIT, present + limit)
-
-
-def _rule_table(rules: tuple[StopRule, ...]) -> Array:
-    """Return the rules that need the training loss only, which the kernel asks itself, as `kernel.Run.rules`."""
-    rows = []
-    for rule in rules:
-        if isinstance(rule, TargetLoss):
-            rows.append((kernel.TARGET_LOSS, rule.value, 0, math.inf, 0))
-        elif isinstance(rule, Convergence):
-            rows.append((kernel.CONVERGENCE, rule.tol, min(rule.patience, NO_LIMIT), math.inf, 0))
-    return np.array(rows, np.float64).reshape(-1, kernel.RULE_SIZE)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import copy
+import math
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,14 +19,13 @@ from fastbp.initializers import initialize
 from fastbp.kernels import training
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
-from fastbp.layout import Layout
+from fastbp.layout import Layout, Views
 from fastbp.optimizers import Adam, Optimizer
 from fastbp.pacing import ranges
+from fastbp.turn import Turn
 from fastbp.workspace import Architecture, Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fastbp.history import History
     from fastbp.stopping import StopRule
 
@@ -109,17 +109,19 @@ class MLP:
         dtype: npt.DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
+        checks.first_initialisation(self, "_turn")
         layout = Layout(sizes)
         activations = (
             *_hidden_activations(activation, layout.n_layers - 1),
             checks.name_of(output, ACTIVATIONS, "output"),
         )
-        self._architecture = Architecture(layout, activations, _loss_of(loss, activations[-1]), _dtype_of(dtype))
+        number = _dtype_of(dtype)
+        self._architecture = Architecture(layout, activations, _loss_of(loss, activations[-1]), number)
         self.seed = checks.seed_of(seed)
         rng = np.random.default_rng(self.seed)
-        self._params = aligned_copy(initialize(init, layout.sizes, activations, self.dtype, rng))
-        self.history: History | None = None
-        self._start_threading()
+        self._params = aligned_copy(initialize(init, layout.sizes, activations, number, rng), number)
+        self._history: History | None = None
+        self._of_thread, self._turn = threading.local(), Turn()
 
     def __repr__(self) -> str:
         architecture = self._architecture
@@ -159,23 +161,33 @@ class MLP:
     def params(self) -> npt.NDArray[Any]:
         """All parameters, shape (n_params,): per layer the weights row by row, then the biases.
 
-        The array itself, shared with the kernels: writing to it changes the model. Assigning to `params` copies in.
+        A view of the memory that the kernels share: writing to it changes the model. Assigning to `params` copies in.
         """
-        return self._params
+        self._turn.settle()
+        return self._params.view()
 
     @params.setter
     def params(self, values: npt.ArrayLike) -> None:
+        self._turn.settle()
         self._params[:] = checks.parameters(values, self._params.size, self.dtype)
 
     @property
-    def weights(self) -> tuple[npt.NDArray[Any], ...]:
-        """Views of each layer's weights, shape (n_in, n_out)."""
+    def weights(self) -> Views:
+        """Views of each layer's weights, shape (n_in, n_out); assigning to one of them copies in."""
+        self._turn.settle()
         return self._architecture.layout.weights(self._params)
 
     @property
-    def biases(self) -> tuple[npt.NDArray[Any], ...]:
-        """Views of each layer's biases, shape (n_out,)."""
+    def biases(self) -> Views:
+        """Views of each layer's biases, shape (n_out,); assigning to one of them copies in."""
+        self._turn.settle()
         return self._architecture.layout.biases(self._params)
+
+    @property
+    def history(self) -> History | None:
+        """The history of the last fit, or of the one that runs."""
+        self._turn.settle()
+        return self._history
 
     def fit(
         self,
@@ -246,16 +258,27 @@ class MLP:
         ------
         TypeError, ValueError
             If `x` or `out` are of a wrong shape or dtype, or `x` is not finite.
+
+        Warns
+        -----
+        RuntimeWarning
+            If an output is not finite; it names the first.
         """
-        array = checks.features(x, self._architecture.layout.sizes[0], self.dtype, allow_empty=True)
+        self._turn.settle()
+        array = checks.features(x, self._architecture.layout.sizes[0], self._architecture.dtype, allow_empty=True)
         result = self._output_array(out, array)
-        if array.shape[0] > 0:
-            workspace = self._workspace(with_loss=False)
-            plan, source = workspace.plans.ctypes.data, np.array(sources.source_of(array), np.int64)
-            block, cost = workspace.block, workspace.costs(array.shape[0])[0]
-            for first, last in ranges(array.shape[0], block, cost):
-                training.predict(plan, source.ctypes.data, first, last, result.ctypes.data)
+        self._predict(array, result)
+        if not np.isfinite(result).all():
+            self._warn(_where_not_finite(result), stacklevel=3)
         return result
+
+    def _predict(self, x: npt.NDArray[Any], result: npt.NDArray[Any]) -> None:
+        """Write the outputs for checked features."""
+        workspace = self._workspace(with_loss=False)
+        plan, source = workspace.plans.ctypes.data, np.array(sources.source_of(x), np.int64)
+        block, cost = workspace.block, workspace.costs(x.shape[0])[0]
+        for first, last in ranges(x.shape[0], block, cost):
+            training.predict(plan, source.ctypes.data, first, last, result.ctypes.data)
 
     def loss(self, x: npt.ArrayLike, y: npt.ArrayLike) -> float:
         """Return the mean loss over the samples.
@@ -271,8 +294,18 @@ class MLP:
         ------
         TypeError, ValueError
             Naming the argument, what was expected and what was passed.
+
+        Warns
+        -----
+        RuntimeWarning
+            If the loss is not finite; it names the first row and output that is not.
         """
-        return self._evaluate(self._checked_data(x, y))[0]
+        self._turn.settle()
+        data = self._checked_data(x, y)
+        loss = self._evaluate(data)[0]
+        if not math.isfinite(loss):
+            self._warn_of_overflow(data)
+        return loss
 
     def loss_and_grad(self, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[float, npt.NDArray[Any]]:
         """Return the mean loss over the samples and its exact gradient.
@@ -292,19 +325,29 @@ class MLP:
         ------
         TypeError, ValueError
             Naming the argument, what was expected and what was passed.
+
+        Warns
+        -----
+        RuntimeWarning
+            If the loss is not finite; it names the first row and output that is not.
         """
-        return gradient(self, self._checked_data(x, y))
+        self._turn.settle()
+        data = self._checked_data(x, y)
+        loss, grad = gradient(self._architecture, self._params, data)
+        if not math.isfinite(loss):
+            self._warn_of_overflow(data)
+        return loss, grad
 
     def _checked_data(self, x: npt.ArrayLike, y: npt.ArrayLike, names: tuple[str, str] = ("x", "y")) -> sources.Data:
         """Check a pair of features and targets and return it in the form that the kernels read."""
-        features = checks.features(x, self._architecture.layout.sizes[0], self.dtype, name=names[0])
+        features = checks.features(x, self._architecture.layout.sizes[0], self._architecture.dtype, name=names[0])
         targets, is_labels = checks.targets(
             y,
             features.shape[0],
             self._architecture.layout.sizes[-1],
-            self.dtype,
-            classes=self.loss_name == "cross_entropy",
-            binary=self.loss_name == "binary_cross_entropy",
+            self._architecture.dtype,
+            classes=self._architecture.loss == "cross_entropy",
+            binary=self._architecture.loss == "binary_cross_entropy",
             name=names[1],
         )
         return sources.Data(features, targets, is_labels)
@@ -326,6 +369,24 @@ class MLP:
             raise ValueError(f"y changed while it was read: {n_outside} labels are out of range now")
         return float(sums[0]) / n_samples, float(sums[1]) / (n_samples * self._decisions_per_sample())
 
+    def _warn_of_overflow(self, data: sources.Data) -> None:
+        """Warn that the loss of these data, which are finite, is not, and say where it comes from."""
+        outputs = np.empty((data.x.shape[0], self._architecture.layout.sizes[-1]), self._architecture.dtype)
+        self._predict(data.x, outputs)
+        is_finite = np.isfinite(outputs).all()
+        where = "the loss is not finite, though all outputs are" if is_finite else _where_not_finite(outputs)
+        self._warn(where, stacklevel=4)
+
+    def _warn(self, problem: str, stacklevel: int) -> None:
+        """Warn whoever called a public method that a result is not finite, and say why."""
+        if not np.isfinite(self._params).all():
+            cause = "params are not finite"
+        elif self._architecture.dtype == np.float32:
+            cause = "float32 overflows on the way: scale the data, or use dtype='float64'"
+        else:
+            cause = "float64 overflows on the way: scale the data"
+        warnings.warn(f"{problem}; {cause}", RuntimeWarning, stacklevel=stacklevel)
+
     def _workspace(self, with_loss: bool) -> Workspace:
         """Return this thread's workspace for a block of samples: building one takes longer than a small prediction."""
         kept: dict[str, Workspace] = self._of_thread.__dict__
@@ -336,9 +397,10 @@ class MLP:
 
     def _decisions_per_sample(self) -> float:
         """Return how many classes each sample decides on; NaN where the output is no class."""
-        if self.loss_name == "cross_entropy":
+        loss = self._architecture.loss
+        if loss == "cross_entropy":
             return 1.0
-        return float(self._architecture.layout.sizes[-1]) if self.loss_name == "binary_cross_entropy" else float("nan")
+        return float(self._architecture.layout.sizes[-1]) if loss == "binary_cross_entropy" else math.nan
 
     def _output_array(self, out: npt.NDArray[Any] | None, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         shape = (x.shape[0], self._architecture.layout.sizes[-1])
@@ -354,37 +416,27 @@ class MLP:
             raise ValueError("out must not overlap x or the model's params")
         return out
 
-    @contextmanager
-    def _training(self) -> Iterator[None]:
-        """Hold the right to change the parameters."""
-        if self._process != os.getpid():  # forked while another thread of the parent was training
-            self._start_threading()
-        if not self._params.flags.writeable:
-            raise ValueError("params must be writable to train, got a read-only array")
-        if not self._fit_lock.acquire(blocking=False):
-            raise RuntimeError(
-                "the model is being trained: another fit, or step, of it or of its trainer has not ended yet"
-            )
-        try:
-            yield
-        finally:
-            self._fit_lock.release()
+    def __copy__(self) -> MLP:
+        """Return a copy that shares nothing with this model."""
+        return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
+        self._turn.settle()
         state = self.__dict__.copy()
-        del state["_fit_lock"], state["_of_thread"]
+        del state["_turn"], state["_of_thread"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        checks.first_initialisation(self, "_turn")
         self.__dict__.update(state)
-        self._params = aligned_copy(self._params)
-        self._start_threading()
+        self._params = aligned_copy(self._params, self._architecture.dtype)
+        self._of_thread, self._turn = threading.local(), Turn()
 
-    def _start_threading(self) -> None:
-        """Make what belongs to this object in this process: the right to train, and each thread's workspaces."""
-        self._process = os.getpid()
-        self._fit_lock = threading.Lock()
-        self._of_thread = threading.local()
+
+def _where_not_finite(outputs: npt.NDArray[Any]) -> str:
+    """Return in words which output of which row is the first that is not finite."""
+    row, output = np.argwhere(~np.isfinite(outputs))[0]
+    return f"the prediction of row {row} is not finite in output {output}: {outputs[row, output]}"
 
 
 def _hidden_activations(activation: str | Sequence[str], n_hidden: int) -> tuple[str, ...]:

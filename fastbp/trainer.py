@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastbp import checks, schedules
-from fastbp.buffers import aligned_copy, aligned_rows, aligned_zeros
-from fastbp.driver import Position, Stepper, rule_of
+from fastbp.driver import Stepper, rule_of
 from fastbp.history import History, check_metrics
 from fastbp.loop import Limits, Loop, Validation
 from fastbp.model import MLP
 from fastbp.optimizers import Adam, Optimizer
+from fastbp.state import Buffers, Position, RuleMemory, RunState
 from fastbp.stopping import EarlyStopping, StopRule, check_rules
 from fastbp.workers import checked_threads
 
@@ -89,19 +90,18 @@ class Trainer:
         threads: int | str = 1,
         seed: int | None = None,
     ) -> None:
+        checks.first_initialisation(self, "_run")
         self._model = _checked_model(model)
-        self._rule = rule_of(_checked_optimizer(optimizer, self._model.dtype))
+        self._rule = rule_of(_checked_optimizer(optimizer, self._model._architecture.dtype))
         self._batch_size = None if batch_size is None else checks.positive_int(batch_size, "batch_size")
         self._shuffle = checks.flag(shuffle, "shuffle")
         self._drop_last = checks.flag(drop_last, "drop_last")
         self._threads = checked_threads(threads)
         self._seed = checks.seed_of(seed)
-        self.history = History(seed=self.seed)
-        self._position = Position()
-        self._grads = aligned_zeros(model._params.size, model.dtype)
-        self._state = aligned_rows(self._rule.optimizer.n_moments, model._params.size, model.dtype)
+        self._history = History(seed=self._seed)
+        self._buffers = Buffers(self._model._params, self._rule.n_moments)
+        self._run = RunState(Position(), Position(), RuleMemory())
         self._stepper: Stepper | None = None
-        self._stopped_on: str | None = None  # in mid-epoch, the fingerprint of the data
 
     def __repr__(self) -> str:
         return f"Trainer({self.model!r}, optimizer={self.optimizer!r}, n_steps={self.n_steps}, seed={self.seed})"
@@ -122,9 +122,16 @@ class Trainer:
         return self._rule.optimizer
 
     @property
+    def history(self) -> History:
+        """The record of all epochs so far."""
+        self._model._turn.settle()
+        return self._history
+
+    @property
     def n_steps(self) -> int:
         """Optimizer steps taken so far."""
-        return self._position.n_steps
+        self._model._turn.settle()
+        return self._run.n_steps
 
     def fit(
         self,
@@ -181,8 +188,7 @@ class Trainer:
         RuntimeError
             If the model is being trained already.
         """
-        self._check_buffers()
-        data = self.model._checked_data(x, y)
+        data = self._model._checked_data(x, y)
         rules = check_rules(stop)
         limits = Limits(
             epochs=None if epochs is None else checks.positive_int(epochs, "epochs"),
@@ -192,37 +198,45 @@ class Trainer:
         validation = self._checked_validation(validation_data, check_metrics(metrics), rules)
         show_progress = checks.flag(progress, "progress")
         limits.check()
-        schedules.sample(self.optimizer.learning_rate, self.n_steps, 1)
+        schedules.sample(self._rule.optimizer.learning_rate, self.n_steps, 1)
+        turn = self._model._turn
+        with turn.take():
+            turn.finish()
+            self._check_whole()
+            before = self._run
+            memory = before.memory.for_fit(rules, None if validation is None else validation.data.fingerprint())
+            run = before.for_fit(data.fingerprint, memory)
+            loop = self._loop(run, data, limits, validation)
+            turn.run(partial(self._train, loop, run, show_progress), finish=partial(self._conclude, loop, before))
+        return self._history
+
+    def _loop(self, run: RunState, data: Data, limits: Limits, validation: Validation | None) -> Loop:
         n_samples = data.x.shape[0]
-        with self.model._training():
-            self.model.history = self.history
-            before = copy.copy(self._position)
-            if self._position.is_mid_epoch:
-                self._go_on_or_start_epoch(data)
-            loop = Loop(
-                self.model,
-                self._rule,
-                self._position,
-                self._state,
-                self._grads,
-                self.history,
-                data,
-                limits,
-                validation,
-                batch_size=min(self._batch_size or n_samples, n_samples),
-                shuffle=self._shuffle,
-                drop_last=self._drop_last,
-                seed=self.seed,
-                threads=self._threads,
-            )
-            try:
-                loop.run(show_progress)
-            finally:
-                if self.n_steps == before.n_steps:
-                    self._position.go_back_to(before)  # an epoch on other data has not begun
-                else:
-                    self._stopped_on = data.fingerprint() if self._position.is_mid_epoch else None
-        return self.history
+        return Loop(
+            self._model,
+            self._rule,
+            self._buffers,
+            run,
+            self._history,
+            data,
+            limits,
+            validation,
+            batch_size=min(self._batch_size or n_samples, n_samples),
+            shuffle=self._shuffle,
+            drop_last=self._drop_last,
+            seed=self._seed,
+            threads=self._threads,
+        )
+
+    def _train(self, loop: Loop, run: RunState, show_progress: bool) -> None:
+        self._run, self._model._history = run, self._history
+        loop.run(show_progress)
+
+    def _conclude(self, loop: Loop, before: RunState) -> None:
+        """Finish a fit, or leave everything as it was if it has not taken a step. May begin anew at any place."""
+        loop.finish()
+        if not loop.has_begun:
+            self._run = before
 
     def step(self, x: npt.ArrayLike, y: npt.ArrayLike) -> float:
         """Take one optimizer step on this batch, all of it.
@@ -245,33 +259,44 @@ class Trainer:
         TypeError, ValueError, DivergenceError, KeyboardInterrupt, RuntimeError
             As `fit`.
         """
-        self._check_buffers()
-        data = self.model._checked_data(x, y)
-        with self.model._training():
+        data = self._model._checked_data(x, y)
+        turn = self._model._turn
+        with turn.take():
+            turn.finish()
+            self._check_whole()
             if self._stepper is None:
-                self._stepper = Stepper(self.model, self._rule, self._position, self._state, self._grads)
-            return self._stepper.step(data)
+                self._stepper = Stepper(self._model._architecture, self._buffers, self._rule, self._run.outside)
+            return turn.run(partial(self._stepper.step, data, self._run.n_steps), finish=self._stepper.finish)
 
-    def _check_buffers(self) -> None:
-        """Refuse a model that was initialised anew with another size or dtype: the moments would not fit."""
-        params = self.model._params
-        if params.size != self._grads.size or params.dtype != self._grads.dtype:
-            raise RuntimeError("the model has changed its size or dtype since the trainer was made: make a new trainer")
+    def _check_whole(self) -> None:
+        """Refuse to go on from parameters that belong to no step."""
+        if self._run.is_torn:
+            raise RuntimeError(
+                "this process was forked while a step of this trainer was changing the parameters: make a new trainer "
+                "from whole ones, or fork between two fits"
+            )
 
-    def _go_on_or_start_epoch(self, data: Data) -> None:
-        """Go on in mid-epoch if the data is that of the stop, else start an epoch."""
-        if data.fingerprint() != self._stopped_on:
-            self._position.start_epoch()
+    def __copy__(self) -> Trainer:
+        """Return a copy that shares nothing with this trainer: its model is a copy too."""
+        return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_stepper": None}
+        self._model._turn.settle()
+        if not self._model._turn.is_taken:
+            self._check_whole()
+        state = self.__dict__.copy()
+        buffers = state.pop("_buffers")
+        state |= {"_rule": self.optimizer, "_moments": buffers.moments, "_set_aside": buffers.set_aside}
+        return state | {"_stepper": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        moments = self._state
-        self._state = aligned_rows(moments.shape[0], moments.shape[1], moments.dtype)
-        self._state[:] = moments
-        self._grads = aligned_copy(self._grads)
+        checks.first_initialisation(self, "_run")
+        own = state.copy()
+        moments, set_aside = own.pop("_moments"), own.pop("_set_aside")
+        self.__dict__.update(own)
+        self._rule = rule_of(own["_rule"])
+        self._buffers = Buffers(self._model._params, self._rule.n_moments)
+        self._buffers.moments[:], self._buffers.set_aside = moments, set_aside
 
     def _checked_validation(
         self,
@@ -290,7 +315,7 @@ class Trainer:
         if len(validation_data) != 2:
             raise TypeError(f"validation_data must be a pair (x, y), got {len(validation_data)} entries")
         x, y = validation_data
-        data = self.model._checked_data(x, y, ("validation_data[0]", "validation_data[1]"))
+        data = self._model._checked_data(x, y, ("validation_data[0]", "validation_data[1]"))
         return Validation(data, metrics)
 
 

@@ -34,9 +34,9 @@ def bits(array):
 
 def state_of(trainer):
     """Return all that a later fit depends on, as bytes."""
-    position = trainer._position
+    position = trainer._run.position.whole(trainer.n_steps)
     where, sums = position.cursor[: kernel.N_RECORDS], position.totals[: kernel.CALL_CYCLES]
-    return bits(trainer.model.params), bits(trainer._state), bits(where), bits(sums)
+    return bits(trainer.model.params), bits(trainer._buffers.moments), bits(where), bits(sums)
 
 
 def rows_of(history):

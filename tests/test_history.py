@@ -15,7 +15,7 @@ def filled(n_epochs=3, **columns):
     history = History(seed=7)
     epoch = np.arange(1, n_epochs + 1)
     rates = np.full(n_epochs, 0.1)
-    history._put(0, epoch=epoch, loss=1.0 / epoch, learning_rate=rates, seconds=epoch * 0.5, **columns)
+    history._put(epoch=epoch, loss=1.0 / epoch, learning_rate=rates, seconds=epoch * 0.5, **columns)
     return history
 
 
@@ -50,7 +50,7 @@ def test_put_missing_columns_are_nan():
 
 def test_put_metric_becomes_a_column_and_is_nan_before():
     history = filled()
-    history._put(len(history), epoch=4, loss=0.2, r2=0.9)
+    history._put(epoch=4, loss=0.2, r2=0.9)
 
     np.testing.assert_array_equal(history.r2, [np.nan, np.nan, np.nan, 0.9])
     assert history.metrics == ("r2",)
@@ -63,7 +63,7 @@ def test_put_any_pieces_keep_every_row(pieces):
     for n_rows in pieces:
         first = len(history) + 1
         epoch = np.arange(first, first + n_rows)
-        history._put(len(history), epoch=epoch, loss=epoch * 0.5)
+        history._put(epoch=epoch, loss=epoch * 0.5)
 
     expected = np.arange(1, sum(pieces) + 1)
     np.testing.assert_array_equal(history.epoch, expected)
@@ -74,7 +74,7 @@ def test_put_many_single_rows_grows_rarely():
     history = History()
     buffers = set()
     for epoch in range(1, 2001):
-        history._put(len(history), epoch=epoch, loss=0.0)
+        history._put(epoch=epoch, loss=0.0)
         buffers.add(history._columns["loss"].size)
 
     assert len(buffers) < 20
@@ -85,7 +85,7 @@ def test_put_interrupted_while_any_column_grows_loses_nothing_when_begun_anew(mo
     for n_columns_grown in range(n_columns + 1):
         history = filled()
         while len(history) < history._columns["epoch"].size:  # until the next row needs more room
-            history._put(len(history), epoch=len(history) + 1, loss=0.5, learning_rate=0.1)
+            history._put(epoch=len(history) + 1, loss=0.5, learning_rate=0.1)
         row, n_calls = len(history), 0
 
         def empty(*args, real=np.empty, last=n_columns_grown, **kwargs):
@@ -98,8 +98,8 @@ def test_put_interrupted_while_any_column_grows_loses_nothing_when_begun_anew(mo
         with monkeypatch.context() as patch:
             patch.setattr("fastbp.history.np.empty", empty)
             with pytest.raises(KeyboardInterrupt) if n_columns_grown < n_columns else contextlib.nullcontext():
-                history._put(row, epoch=row + 1, loss=0.25, learning_rate=0.01)
-        history._put(row, epoch=row + 1, loss=0.25, learning_rate=0.01)
+                history._put(epoch=row + 1, loss=0.25, learning_rate=0.01)
+        history._put(epoch=row + 1, loss=0.25, learning_rate=0.01)
 
         assert {history[name].size for name in history._columns} == {row + 1}
         assert (history.epoch[-1], history.loss[-1], history.learning_rate[-1]) == (row + 1, 0.25, 0.01)
@@ -107,7 +107,7 @@ def test_put_interrupted_while_any_column_grows_loses_nothing_when_begun_anew(mo
 
 def test_put_over_the_last_row_replaces_it():
     history = filled(metric=np.arange(3.0))
-    history._put(2, epoch=3, loss=9.0)
+    history._put(epoch=3, loss=9.0)
 
     np.testing.assert_array_equal(history.epoch, [1, 2, 3])
     np.testing.assert_array_equal(history.loss, [1.0, 0.5, 9.0])
@@ -154,7 +154,7 @@ def test_history_cloned_is_the_same(clone):
 def test_history_deep_copied_is_independent():
     history = filled()
     clone = copy.deepcopy(history)
-    history._put(len(history), epoch=4, loss=0.0)
+    history._put(epoch=4, loss=0.0)
 
     assert len(clone) == 3
 

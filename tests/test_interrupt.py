@@ -1,20 +1,26 @@
-"""Ctrl-C in mid-fit: it comes through soon, and leaves whole steps and their record."""
+"""Ctrl-C, and whatever else a signal's handler raises: it comes through soon, and leaves whole steps and a record."""
 
 import _thread
-import inspect
+import collections
+import contextlib
+import functools
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 import fastbp
-import fastbp.loop
 from fastbp import driver, pacing
+from fastbp.history import History
+from injection import PACKAGE, Injector, LineInjector, call_with
 from problems import bits, regression, rows_of, state_of
 
 FOREVER = 10**9
@@ -222,67 +228,178 @@ def test_interrupt_after_any_call_of_the_kernel_leaves_whole_steps(batch_size, m
     assert n_cut_updates > 0
 
 
-def interrupted_at_line(function, n_lines):
-    """Call a function with a Ctrl-C before the n-th line that it runs of the training loop; was there such a line?
+class Alarm(BaseException):
+    """What a task queue's time limit may raise: no error, and no interrupt either."""
 
-    Left out are the lines that put off an interrupt: there Python looks for none, or no code could be safe.
+
+ERRORS = (KeyboardInterrupt, TimeoutError, Alarm)
+X, Y = regression(20)
+
+
+def metric(y, prediction):
+    return float(np.mean(np.abs(y - prediction)))
+
+
+VALIDATED = {
+    "validation_data": (X[:7], Y[:7]),
+    "metrics": {"error": metric},
+    "stop": [fastbp.EarlyStopping(patience=50), fastbp.Convergence(tol=1e-3, patience=50)],
+}
+
+
+def new_trainer():
+    optimizer = fastbp.SGD(fastbp.schedules.CosineDecay(0.5, 100), momentum=0.5)
+    return fastbp.Trainer(fastbp.MLP([3, 5, 1], "tanh", seed=0), optimizer=optimizer, batch_size=8, seed=1)
+
+
+class Case(NamedTuple):
+    """A call that is interrupted, and another that goes on for as many steps as are wanted."""
+
+    call: Callable[[Any], Any]
+    go_on: Callable[[Any, int], Any]
+    n_steps: int  # of the call
+    n_steps_before: int = 2  # which end in mid-epoch
+
+
+def fit_for(arguments):
+    return lambda trainer, n_steps: trainer.fit(X, Y, epochs=None, max_steps=n_steps, **arguments)
+
+
+def step_for(trainer, n_steps):
+    for _ in range(n_steps):
+        trainer.step(X[:8], Y[:8])
+
+
+CASES = {
+    "fit": Case(lambda trainer: fit_for({})(trainer, 6), fit_for({}), 6),
+    "validated fit": Case(lambda trainer: fit_for(VALIDATED)(trainer, 6), fit_for(VALIDATED), 6),
+    "fit on other data": Case(lambda trainer: trainer.fit(X[:13], Y[:13], epochs=2), fit_for({}), 4),
+    "step": Case(lambda trainer: trainer.step(X[:8], Y[:8]), step_for, 1),
+}
+
+
+def record_of(trainer, is_validated=True):
+    """Return what must be right: if an exception may have come before an epoch's validation, not what that brings.
+
+    Then the run's own parameters and moments are compared, not those of the best epoch so far.
     """
-    files = {module.__file__ for module in (driver, fastbp.history, fastbp.loop)}
-    left, code_of_finish = n_lines, {fastbp.loop.Loop._finish.__code__, driver.finish_despite_interrupts.__code__}
+    rows, (_, _, where, sums), buffers = rows_of(trainer.history), state_of(trainer), trainer._buffers
+    if is_validated:
+        return state_of(trainer), rows, trainer.history.best_epoch
+    present = buffers.snapshot() if buffers.set_aside is None else buffers.set_aside.present
+    return map_bits(present), where, sums, {name: rows[name] for name in ("epoch", "loss", "learning_rate")}
 
-    def trace(frame, event, argument):
-        nonlocal left
-        code = frame.f_code
-        if code.co_filename not in files or code in code_of_finish:
-            return None if code.co_filename not in files else trace
-        is_finally = code is fastbp.loop.Loop.run.__code__ and frame.f_lineno >= line_of_finally
-        if event == "line" and not is_finally:
-            left -= 1
-            if left == 0:
-                raise KeyboardInterrupt
-        return trace
 
-    lines, first = inspect.getsourcelines(fastbp.loop.Loop.run)
-    line_of_finally = first + next(number for number, line in enumerate(lines) if line.strip() == "finally:")
-    before = sys.gettrace()
-    sys.settrace(trace)
+def map_bits(arrays):
+    return [bits(array) for array in arrays]
+
+
+def start_of(case):
+    """Return a trainer that has taken some steps, pickled."""
+    trainer = new_trainer()
+    case.go_on(trainer, case.n_steps_before)
+    return pickle.dumps(trainer)
+
+
+@functools.cache
+def expected(name, n_steps):
+    """Return what an uninterrupted trainer holds after `n_steps` of the case's call, and after 7 steps more."""
+    case = CASES[name]
+    trainer = pickle.loads(start_of(case))
+    if name == "fit on other data" and n_steps > 0:
+        trainer.fit(X[:13], Y[:13], epochs=None, max_steps=n_steps)
+    elif n_steps > 0:
+        case.go_on(trainer, n_steps)
+    there = record_of(trainer, is_validated=False)
+    case.go_on(trainer, 7)
+    return there, record_of(trainer)
+
+
+@pytest.mark.parametrize("kind", [Injector, LineInjector])
+@pytest.mark.parametrize("name", CASES)
+def test_exception_at_any_point_leaves_whole_steps_and_a_run_that_goes_on(name, kind):
+    case, faults, n_taken, point, came = CASES[name], collections.Counter(), set(), 0, True
+    start = start_of(case)
+    while came:
+        trainer, error = pickle.loads(start), ERRORS[point % len(ERRORS)]()
+        injector = kind(error, point)
+        came, caught = call_with(injector, functools.partial(case.call, trainer))
+        faults["lost", injector.where] += came and caught is not error
+        faults["locked", injector.where] += trainer.model._turn.is_taken
+        n_steps = trainer.n_steps - case.n_steps_before
+        n_taken.add(n_steps)
+        there, afterwards = expected(name, n_steps)
+        faults["not whole", injector.where] += record_of(trainer, is_validated=False) != there
+        case.go_on(trainer, 7)
+        faults["does not go on", injector.where] += record_of(trainer) != afterwards
+        point += 1
+    assert +faults == {}
+    assert point > 100
+    assert {0, case.n_steps} <= n_taken
+
+
+@pytest.mark.parametrize("kind", [Injector, LineInjector])
+@pytest.mark.parametrize("name", ["predict", "loss", "loss_and_grad"])
+def test_exception_at_any_point_of_a_call_that_trains_nothing_leaves_the_model_usable(name, kind):
+    model, faults, point, came = fastbp.MLP([3, 5, 1], "tanh", seed=0), collections.Counter(), 0, True
+    call = functools.partial(getattr(model, name), *((X,) if name == "predict" else (X, Y)))
+    answer = pickle.dumps(call())
+    while came:
+        error = ERRORS[point % len(ERRORS)]()
+        injector = kind(error, point)
+        came, caught = call_with(injector, call)
+        faults["lost", injector.where] += came and caught is not error
+        faults["other answer", injector.where] += pickle.dumps(call()) != answer
+        point += 1
+    assert +faults == {}
+    assert point > 20
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that sends signals")
+@pytest.mark.parametrize("microseconds", [1000, 200, 50])
+@pytest.mark.parametrize("name", CASES)
+def test_storm_of_exceptions_leaves_whole_steps_and_a_run_that_goes_on(name, microseconds):
+    case, start = CASES[name], start_of(CASES[name])
+
+    def raise_alarm(_, frame):
+        while frame is not None:
+            if frame.f_code.co_filename.startswith(PACKAGE):
+                raise Alarm
+            frame = frame.f_back
+
+    before, end, n_steps = signal.signal(signal.SIGALRM, raise_alarm), time.perf_counter() + 1.0, set()
     try:
-        function()
-    except KeyboardInterrupt:
-        return True
+        while time.perf_counter() < end:
+            trainer = pickle.loads(start)
+            with contextlib.suppress(Alarm):
+                signal.setitimer(signal.ITIMER_REAL, microseconds * 1e-6, microseconds * 1e-6)
+                case.call(trainer)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            n_steps.add(trainer.n_steps - case.n_steps_before)
+            there, afterwards = expected(name, trainer.n_steps - case.n_steps_before)
+            assert record_of(trainer, is_validated=False) == there
+            case.go_on(trainer, 7)
+            assert record_of(trainer) == afterwards
     finally:
-        sys.settrace(before)
-    return False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert n_steps
 
 
-@pytest.mark.parametrize("is_validated", [False, True])
-def test_interrupt_at_any_line_of_the_loop_leaves_whole_steps_and_their_record(is_validated):
-    x, y = regression(20)
-    arguments = {"validation_data": (x, y)} if is_validated else {}
+def test_error_that_finishing_itself_raises_comes_out_and_is_not_tried_for_ever(monkeypatch):
+    trainer, n_calls = new_trainer(), 0
 
-    def make_trainer():
-        optimizer = fastbp.SGD(fastbp.schedules.CosineDecay(0.01, 100), momentum=0.5)
-        return fastbp.Trainer(fastbp.MLP([3, 5, 1], "tanh", seed=0), optimizer=optimizer, batch_size=8, seed=1)
+    def full(history, **columns):
+        nonlocal n_calls
+        n_calls += 1
+        raise MemoryError("no room for the history")
 
-    def columns_of(history):
-        return [bits(history[name]) for name in ("epoch", "loss", "accuracy", "learning_rate")]
-
-    expected, columns = {}, {}  # by the number of steps
-    for n_steps in range(12):
-        twin = make_trainer()
-        if n_steps > 0:
-            twin.fit(x, y, epochs=None, max_steps=n_steps)
-        expected[n_steps], columns[n_steps] = state_of(twin), columns_of(twin.history)
-    seen, n_lines, is_interrupted = set(), 0, True
-    while is_interrupted:
-        n_lines += 1
-        trainer = make_trainer()
-        trainer.fit(x, y, epochs=None, max_steps=2)
-        is_interrupted = interrupted_at_line(
-            lambda each=trainer: each.fit(x, y, epochs=None, max_steps=8, **arguments), n_lines
-        )
-        assert state_of(trainer) == expected[trainer.n_steps]
-        assert columns_of(trainer.history) == columns[trainer.n_steps]
-        seen.add(trainer.n_steps)
-    assert n_lines > 50
-    assert seen >= ({2, 3, 6, 10} if is_validated else {2, 10})
+    with monkeypatch.context() as patch:
+        patch.setattr(History, "_put", full)
+        with pytest.raises(MemoryError, match="no room for the history"):
+            trainer.fit(X, Y, epochs=2)
+    assert 1 < n_calls < 50
+    assert not trainer.model._turn.is_taken
+    twin = new_trainer()
+    twin.fit(X, Y, epochs=None, max_steps=trainer.n_steps)  # which finishes it, now that it can be
+    assert record_of(trainer) == record_of(twin)

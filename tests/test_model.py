@@ -192,13 +192,14 @@ def test_init_array_is_copied():
 def test_params_assigned_or_written_in_place_both_copy_in():
     values = np.arange(13.0)
     assigned, written = fastbp.MLP([2, 3, 1], seed=0), fastbp.MLP([2, 3, 1], seed=1)
-    memory = assigned.params
+    before = assigned.params
 
     assigned.params = values
     written.params[:] = values
     values[:] = 0.0
 
-    assert assigned.params is memory
+    assert np.shares_memory(assigned.params, before)
+    np.testing.assert_array_equal(before, np.arange(13))
     np.testing.assert_array_equal(assigned.params, np.arange(13))
     assert bits(assigned.params) == bits(written.params)
     x = np.ones((1, 2))
@@ -293,9 +294,11 @@ def test_loss_and_grad_is_the_loss_and_its_derivative():
 
 def test_loss_infinite_is_returned_with_an_unknown_gradient():
     model = fastbp.MLP([1, 1], init=[1e30, 0.0])
-    loss, grad = model.loss_and_grad([[1e8]], [0.0])
+    with pytest.warns(RuntimeWarning, match="the loss is not finite, though all outputs are; float32 overflows"):
+        loss, grad = model.loss_and_grad([[1e8]], [0.0])
+    with pytest.warns(RuntimeWarning, match="the loss is not finite, though all outputs are; float32 overflows"):
+        assert model.loss([[1e8]], [0.0]) == loss == np.inf
 
-    assert model.loss([[1e8]], [0.0]) == loss == np.inf
     assert np.isnan(grad).all()
 
 
@@ -372,12 +375,93 @@ def test_fit_goes_on_from_present_parameters_with_fresh_optimizer_and_history():
     np.testing.assert_array_equal(second.epoch, [1, 2])
 
 
-def test_fit_read_only_params_raises():
+@pytest.mark.filterwarnings("ignore:Setting the (strides|shape) on a NumPy array")
+def test_flags_and_strides_set_on_params_reach_nothing_but_that_view():
     x, y = regression()
+    model, twin = regressor(), regressor()
+    for view in (model.params, *model.weights, *model.biases):
+        view.flags.writeable = False
+    model.params.strides = (0,)
+    model.weights[0].shape = (15,)
+
+    def freeze(y, prediction):
+        model.params.flags.writeable = False
+        model.params.strides = (0,)
+        return 0.0
+
+    watched = {"validation_data": (x, y), "stop": fastbp.EarlyStopping(patience=1)}
+    options = {"optimizer": fastbp.SGD(0.5), "epochs": 8, "seed": 0}
+    model.fit(x, y, metrics={"freeze": freeze}, **watched, **options)
+    twin.fit(x, y, **watched, **options)
+    assert bits(model.params) == bits(twin.params)
+    for clone in (copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
+        assert bits(clone(model).predict(x)) == bits(model.predict(x))
+
+
+def test_views_of_layers_take_what_is_assigned_to_them():
+    model = fastbp.MLP([2, 3, 1], init=np.arange(13))
+    model.weights[0] *= 2
+    model.weights[1] = [[1.0], [2.0], [3.0]]
+    model.biases[-1] += 1
+    model.biases[0] = 0
+
+    np.testing.assert_array_equal(model.params, [0, 2, 4, 6, 8, 10, 0, 0, 0, 1, 2, 3, 13])
+    with pytest.raises(ValueError, match="could not broadcast"):
+        model.weights[0] = np.zeros((3, 3))
+    with pytest.raises(IndexError):
+        model.biases[2] = 0
+    assert isinstance(model.weights, tuple)
+
+
+def test_predict_that_overflows_warns_of_the_row_and_output():
+    x = np.zeros((500, 2))
+    x[321] = 3e38
+    model = fastbp.MLP([2, 16, 3], activation="identity", seed=0)
+    model.weights[1][:, :2], model.weights[1][:, 2] = 0.0, 1.0
+    model.weights[0] = 1.0
+    problem = "the prediction of row 321 is not finite in output 0: nan; float32 overflows on the way: scale the data"
+    with pytest.warns(RuntimeWarning, match=problem) as caught:
+        prediction = model.predict(x)
+    assert caught[0].filename == __file__
+    assert np.isfinite(np.delete(prediction, 321, axis=0)).all()
+    for call in (model.loss, model.loss_and_grad):
+        with pytest.warns(RuntimeWarning, match=problem) as caught:
+            call(x, np.zeros((500, 3)))
+        assert caught[0].filename == __file__
+    wide = fastbp.MLP([2, 16, 3], activation="identity", dtype="float64", init=model.params)
+    assert np.isfinite(wide.predict(x)).all()
+
+
+def test_predict_by_parameters_that_are_not_finite_says_so():
     model = regressor()
-    model.params.flags.writeable = False
-    with pytest.raises(ValueError, match="params must be writable to train, got a read-only array"):
-        model.fit(x, y)
-    assert model.history is None
-    model.params.flags.writeable = True
-    model.fit(x, y, epochs=1)
+    model.params[0] = np.nan
+    with pytest.warns(RuntimeWarning, match="row 0 is not finite in output 0: nan; params are not finite"):
+        model.predict(np.ones((2, 3)))
+
+
+def test_model_initialised_a_second_time_is_refused():
+    model = fastbp.MLP([25, 1], seed=0)
+    before = bits(model.params)
+    with pytest.raises(RuntimeError, match="this MLP has been initialised already: make a new MLP instead"):
+        model.__init__([3, 5, 1], seed=0)
+    with pytest.raises(RuntimeError, match="this MLP has been initialised already"):
+        model.__setstate__(fastbp.MLP([3, 5, 1], seed=0).__getstate__())
+    assert (model.sizes, bits(model.params)) == ((25, 1), before)
+
+
+def test_no_size_comes_from_an_overridden_property():
+    class Odd(fastbp.MLP):
+        n_params = property(lambda self: 10)
+        dtype = property(lambda self: np.dtype(np.float64))
+        sizes = property(lambda self: (700, 7000, 1))
+        params = property(lambda self: np.zeros(3))
+        loss_name = property(lambda self: "cross_entropy")
+
+    x, y = np.random.default_rng(0).standard_normal((64, 70)), np.ones(64)
+    odd, twin = Odd([70, 70, 1], seed=0), fastbp.MLP([70, 70, 1], seed=0)
+    assert bits(odd.loss_and_grad(x, y)[1]) == bits(twin.loss_and_grad(x, y)[1])
+    assert bits(odd.predict(x)) == bits(twin.predict(x))
+    assert bits(odd.fit(x, y, epochs=2, seed=0).loss) == bits(twin.fit(x, y, epochs=2, seed=0).loss)
+    trainer = fastbp.Trainer(odd)
+    trainer.step(x, y)
+    assert trainer.n_steps == 1

@@ -1,4 +1,6 @@
+import copy
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import fastbp
 from fastbp import pacing
 from fastbp.kernels import training
 from fastbp.loop import Loop
-from problems import bits, regression, regressor, rows_of
+from problems import bits, regression, regressor, rows_of, state_of
 
 EPOCHS = 60
 X, Y = regression(40, seed=1)
@@ -34,9 +36,15 @@ def curve():
     return fit().history
 
 
-def convergence(losses, tol, patience):
-    """Return the epochs after which the rule of `Convergence` stops, by its definition."""
-    best, waited = np.inf, 0
+START_LOSS = new_trainer().model.loss(X_VAL, Y_VAL)
+
+
+def convergence(losses, tol, patience, best=np.inf):
+    """Return the epochs after which the rule of `Convergence` stops, by its definition.
+
+    That of `EarlyStopping` too, if `best` is the validation loss of the start.
+    """
+    waited = 0
     for epoch, loss in enumerate(losses, 1):
         waited = 0 if loss < best - tol else waited + 1
         best = min(best, loss)
@@ -64,9 +72,10 @@ def test_convergence_stops_by_its_definition(curve, tol, patience, with_validati
 def test_early_stopping_stops_by_its_definition_and_restores_the_best(curve, min_delta, patience):
     trainer = fit(stop=fastbp.EarlyStopping(patience, min_delta))
     history = trainer.history
-    assert len(history) == convergence(curve.validation_loss, min_delta, patience)
+    assert len(history) == convergence(curve.validation_loss, min_delta, patience, START_LOSS)
     assert history.stop_reason == ("EarlyStopping" if len(history) < EPOCHS else history.stop_reason)
-    assert trainer.model.loss(X_VAL, Y_VAL) == history.validation_loss.min()
+    assert trainer.model.loss(X_VAL, Y_VAL) == min(START_LOSS, history.validation_loss.min())
+    assert history.best_epoch == np.argmin([START_LOSS, *history.validation_loss])
 
 
 def test_early_stopping_does_happen_before_the_last_epoch(curve):
@@ -118,7 +127,7 @@ def test_rules_combined_the_first_ends_the_fit(curve, limits, random):
         limits.get("epochs", EPOCHS),
         reached[0] + 1 if reached.size else EPOCHS,
         convergence(curve.loss, *limits["convergence"]) if "convergence" in limits else EPOCHS,
-        convergence(curve.validation_loss, *limits["early"]) if "early" in limits else EPOCHS,
+        convergence(curve.validation_loss, *limits["early"], START_LOSS) if "early" in limits else EPOCHS,
     )
     stop = [fastbp.TargetLoss(limits["target"])] if "target" in limits else []
     stop += [fastbp.Convergence(*limits["convergence"])] if "convergence" in limits else []
@@ -131,11 +140,142 @@ def test_rules_combined_the_first_ends_the_fit(curve, limits, random):
     assert bits(trainer.history.loss[: trainer.n_steps // 5]) == bits(curve.loss[: trainer.n_steps // 5])
 
 
-def test_rules_start_afresh_with_each_fit():
-    trainer = fit(stop=fastbp.Convergence(tol=10.0, patience=3))
-    assert len(trainer.history) == 4  # the first epoch improves on nothing at all
-    fit(trainer, stop=fastbp.Convergence(tol=10.0, patience=3))
-    assert len(trainer.history) == 8
+RULES = {
+    "convergence": [fastbp.Convergence(1e-3, 8)],
+    "early": [fastbp.EarlyStopping(7)],
+    "early, no restoring": [fastbp.EarlyStopping(7, restore_best=False)],
+    "two of a kind": [fastbp.EarlyStopping(30), fastbp.EarlyStopping(9, min_delta=0.01)],
+    "all": [fastbp.EarlyStopping(9), fastbp.Convergence(1e-3, 12), fastbp.TargetLoss(1e-9)],
+}
+
+
+def clones():
+    return st.sampled_from([lambda same: same, copy.copy, copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
+
+
+@pytest.mark.parametrize("rules", RULES)
+@given(data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_rules_in_several_fits_stop_and_restore_as_if_it_had_been_one(rules, data):
+    whole, trainer = fit(stop=RULES[rules]), new_trainer()
+    epochs_left = EPOCHS
+    while epochs_left > 0:
+        arguments = data.draw(st.sampled_from([{"epochs": 1}, {"epochs": 4}, {"epochs": None, "max_steps": 3}]))
+        if "epochs" in arguments and arguments["epochs"] is not None:
+            arguments = {"epochs": min(arguments["epochs"], epochs_left)}
+        fit(trainer, stop=RULES[rules], **arguments)
+        trainer = data.draw(clones())(trainer)
+        epochs_left = EPOCHS - trainer.n_steps // 5
+        if trainer.history.stop_reason in ("EarlyStopping", "Convergence"):
+            break
+    assert rows_of(trainer.history) == rows_of(whole.history)
+    assert state_of(trainer) == state_of(whole)
+    assert trainer.history.best_epoch == whole.history.best_epoch
+
+
+def test_rule_whose_patience_is_over_takes_one_epoch_more_and_keeps_the_best():
+    trainer, rule = fit(stop=fastbp.EarlyStopping(4)), fastbp.EarlyStopping(4)
+    n_epochs, best = len(trainer.history), bits(trainer.model.params)
+    assert n_epochs < EPOCHS
+    for more in (1, 2, 3):
+        fit(trainer, stop=rule)
+        assert trainer.history.stop_reason == "EarlyStopping"
+        assert len(trainer.history) == n_epochs + more
+        assert bits(trainer.model.params) == best
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"stop": fastbp.EarlyStopping(5)},
+        {"stop": [fastbp.EarlyStopping(4), fastbp.EarlyStopping(4)]},
+        {"stop": ()},
+        {"validation_data": (X_VAL + 1e-3, Y_VAL)},
+        {"validation_data": None, "stop": ()},
+    ],
+)
+def test_early_stopping_starts_anew_when_the_rule_or_the_validation_data_are_others(other):
+    trainer = fit(stop=fastbp.EarlyStopping(4))
+    fit(trainer, epochs=1, **({"stop": fastbp.EarlyStopping(4)} | other))
+    fit(trainer, epochs=3, stop=fastbp.EarlyStopping(4))
+    assert trainer.history.stop_reason == "epochs"
+
+
+def test_convergence_starts_anew_when_the_rule_is_another():
+    trainer, rule = new_trainer(), fastbp.Convergence(tol=10.0, patience=3)
+    for stop, n_epochs in ((rule, 4), (rule, 5), (fastbp.Convergence(10.0, 4), 10), (rule, 14)):
+        fit(trainer, stop=stop, validation_data=None)  # the first epoch improves on nothing at all
+        assert len(trainer.history) == n_epochs
+
+
+def test_model_fit_starts_its_rules_anew_each_time():
+    model = new_trainer().model
+    lengths = []
+    for _ in range(3):
+        history = model.fit(X, Y, stop=fastbp.Convergence(tol=10.0, patience=3), seed=0)
+        lengths.append(len(history))
+    assert lengths == [4, 4, 4]
+
+
+def test_start_that_was_best_is_kept():
+    trainer = fit()
+    start = bits(trainer.model.params)
+    rule, optimizer = fastbp.EarlyStopping(5), fastbp.SGD(0.1)
+    history = trainer.model.fit(X, 10 - Y, optimizer=optimizer, validation_data=(X, Y), stop=rule, seed=0)
+    assert (len(history), history.stop_reason) == (5, "EarlyStopping")
+    assert history.best_epoch == 0
+    assert bits(trainer.model.params) == start
+
+
+def test_best_epoch_is_the_lowest_one_that_was_validated():
+    assert fit(validation_data=None).history.best_epoch is None
+    trainer = fit()
+    history, expected = trainer.history, np.argmin([START_LOSS, *trainer.history.validation_loss])
+    assert history.best_epoch == expected > 0
+    fit(trainer, epochs=None, max_steps=3)
+    assert np.isnan(history.validation_loss[-1])  # an epoch that was stopped midway
+    assert history.best_epoch == expected
+
+    fit(trainer, epochs=None, max_steps=2)
+    start = trainer.model.loss(X, Y)
+    fit(trainer, epochs=3, validation_data=(X, Y))
+    assert history.best_epoch == EPOCHS + 1 + np.argmin([start, *history.validation_loss[-3:]])
+
+
+STOPPED = len(fit(stop=fastbp.EarlyStopping(5)).history)
+
+
+def stopped_early():
+    """Return a trainer that has gone back to its best epoch, and whose learning rate is 0 from then on."""
+    trainer = fit(new_trainer(lambda step: 0.1 if step < 5 * STOPPED else 0.0), stop=fastbp.EarlyStopping(5))
+    assert len(trainer.history) == STOPPED
+    return trainer
+
+
+def test_restored_parameters_are_left_by_the_next_fit_which_goes_on_from_the_last_epoch():
+    trainer, twin = stopped_early(), fit(epochs=STOPPED)
+    best = bits(trainer.model.params)
+    with pytest.raises(ValueError, match="y must have as many samples"):
+        trainer.fit(X, Y[:3])
+    assert bits(trainer.model.params) == best != bits(twin.model.params)
+    fit(trainer, epochs=1, validation_data=None)
+    assert bits(trainer.model.params) == bits(twin.model.params)
+
+
+@pytest.mark.parametrize("write", ["params", "weights", "step of another trainer", "step"])
+def test_restored_parameters_that_were_written_to_are_what_the_next_fit_starts_from(write):
+    trainer = stopped_early()
+    if write == "params":
+        trainer.model.params = 2 * trainer.model.params
+    elif write == "weights":
+        trainer.model.weights[0][0, 0] += 1
+    elif write == "step":
+        trainer.step(X, Y)  # at a rate of 0, but a step all the same
+    else:
+        fastbp.Trainer(trainer.model).step(X, Y)
+    written = bits(trainer.model.params)
+    fit(trainer, epochs=1, validation_data=None)
+    assert bits(trainer.model.params) == written
 
 
 @pytest.mark.parametrize("rules", [fastbp.EarlyStopping(), [fastbp.TargetLoss(0.1), fastbp.EarlyStopping()]])
@@ -202,7 +342,7 @@ def test_restore_best_however_the_run_ends(end, momentum):
     assert 1 < best < len(trainer.history)
     fit(twin, epochs=best)
     assert bits(trainer.model.params) == bits(twin.model.params)
-    assert bits(trainer._state) == bits(twin._state)
+    assert bits(trainer._buffers.moments) == bits(twin._buffers.moments)
     assert trainer.model.loss(X_VAL, Y_VAL) == np.nanmin(trainer.history.validation_loss)
 
 

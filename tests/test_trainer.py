@@ -120,10 +120,10 @@ def test_fit_new_data_at_an_epochs_end_goes_on_with_moments_and_shuffle():
     x, y = regression()
     trainer = fastbp.Trainer(regressor(), batch_size=8, seed=1)
     trainer.fit(x, y, epochs=1)
-    moments = bits(trainer._state)
+    moments = bits(trainer._buffers.moments)
     trainer.fit(x[:30], y[:30], epochs=1)
 
-    assert bits(trainer._state) != moments
+    assert bits(trainer._buffers.moments) != moments
     assert trainer.n_steps == 8 + 4
     np.testing.assert_array_equal(trainer.history.epoch, [1, 2])
 
@@ -190,7 +190,7 @@ def test_fit_without_shuffle_equals_steps_on_consecutive_batches(optimizer):
     losses = [stepped.step(x[first : first + 16], y[first : first + 16]) for first in [0, 16, 32, 48] * 2]
 
     assert bits(fitted.model.params) == bits(stepped.model.params)
-    assert bits(fitted._state) == bits(stepped._state)
+    assert bits(fitted._buffers.moments) == bits(stepped._buffers.moments)
     assert fitted.n_steps == stepped.n_steps == 8
     np.testing.assert_allclose(fitted.history.loss[0], np.average(losses[:4], weights=[16, 16, 16, 12]), rtol=1e-12)
 
@@ -287,7 +287,7 @@ def test_step_before_and_after_a_fit_goes_on_with_everything():
         twin.step(x[:n_samples].copy(), y[:n_samples].copy())
     assert trainer.n_steps == twin.n_steps == 24
     assert bits(trainer.model.params) == bits(twin.model.params)
-    assert bits(trainer._state) == bits(twin._state)
+    assert bits(trainer._buffers.moments) == bits(twin._buffers.moments)
 
 
 def test_step_keeps_no_batch_alive():
@@ -756,13 +756,39 @@ def test_model_and_seed_of_a_trainer_are_read_only():
         trainer.seed = -5
 
 
-def test_fit_model_initialised_anew_raises():
-    model = fastbp.MLP([3, 4, 1], seed=0)
-    trainer = fastbp.Trainer(model, seed=0)
-    model.__init__([3, 2000, 1])
-    for train in (trainer.fit, trainer.step):
-        with pytest.raises(RuntimeError, match="the model has changed its size or dtype since the trainer was made"):
-            train(np.ones((4, 3)), np.ones(4))
+@pytest.mark.parametrize("where", ["between", "metric", "schedule"])
+def test_second_initialisation_is_refused_and_changes_nothing(where):
+    x, y = regression()
+
+    def again(*_):
+        for instance, arguments in ((trainer.model, ([3, 2000, 1],)), (trainer, (fastbp.MLP([3, 2000, 1]),))):
+            with pytest.raises(RuntimeError, match="has been initialised already"):
+                instance.__init__(*arguments)
+        return 0.001
+
+    optimizer = fastbp.Adam(again if where == "schedule" else 0.001)
+    trainer, twin = (fastbp.Trainer(regressor(), optimizer=each, seed=0) for each in (optimizer, fastbp.Adam(0.001)))
+    metrics = {"again": again} if where == "metric" else {}
+    for _ in range(2):
+        trainer.step(x, y)
+        trainer.fit(x, y, epochs=2, validation_data=(x, y), metrics=metrics)
+        again()
+        twin.step(x, y)
+        twin.fit(x, y, epochs=2)
+    assert state_of(trainer) == state_of(twin)
+
+
+def test_optimizer_initialised_a_second_time_changes_no_buffer():
+    x, y = regression()
+    optimizer = fastbp.RMSprop()
+    trainer, twin = (
+        fastbp.Trainer(regressor(), optimizer=optimizer, seed=0),
+        fastbp.Trainer(regressor(), optimizer=fastbp.RMSprop(), seed=0),
+    )
+    optimizer.__init__(momentum=0.9, centered=True)  # which would need two more moments
+    trainer.fit(x, y, epochs=3)
+    twin.fit(x, y, epochs=3)
+    assert state_of(trainer) == state_of(twin)
 
 
 def test_trainer_subclass_of_an_optimizer_raises():

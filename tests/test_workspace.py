@@ -141,8 +141,9 @@ OPTIMIZERS = [
 
 def guard_state(trainer, at_start):
     """Put a trainer's buffers, and its model's parameters, beside guard pages."""
-    trainer.model._params = guarded(trainer.model._params, at_start)
-    trainer._grads, trainer._state = guarded(trainer._grads, at_start), guarded(trainer._state, at_start)
+    own = trainer._buffers
+    own.params = trainer.model._params = guarded(trainer.model._params, at_start)
+    own.grads, own.moments = guarded(own.grads, at_start), guarded(own.moments, at_start)
 
 
 @needs_guard_pages
@@ -226,8 +227,9 @@ def test_fit_keeps_what_lies_around_the_arrays():
         return inside
 
     trainer = fastbp.Trainer(fastbp.MLP(sizes, seed=0), batch_size=10, seed=0)
-    trainer.model._params, trainer._grads = embedded(trainer.model._params), embedded(trainer._grads)
-    trainer._state = embedded(trainer._state)
+    own = trainer._buffers
+    own.params = trainer.model._params = embedded(trainer.model._params)
+    own.grads, own.moments = embedded(own.grads), embedded(own.moments)
     x, y, out = embedded(x), embedded(y), embedded(np.empty((n_samples, 3), np.float32))
     x.flags.writeable = y.flags.writeable = False
     trainer.fit(x, y, epochs=3)

@@ -48,6 +48,17 @@ def _atomic_load(typingctx, pointer, index):
 
 
 @intrinsic
+def publish(typingctx, pointer, index, value):
+    """Write an element; who sees it sees all that was written before."""
+
+    def codegen(context, builder, sig, args):
+        builder.store_atomic(args[2], builder.gep(args[0], [args[1]]), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.intp, types.int64), codegen
+
+
+@intrinsic
 def _pause(typingctx):
     """Tell the core that this thread is spinning, where there is an instruction for it."""
 

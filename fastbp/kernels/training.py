@@ -32,7 +32,7 @@ from fastbp.kernels.step import (
     Optimizer,
     layer_of,
 )
-from fastbp.kernels.team import enter, leave, meet
+from fastbp.kernels.team import enter, leave, meet, publish
 
 __all__ = ["Optimizer", "Run", "Schedule", "evaluate", "predict", "train"]
 
@@ -40,9 +40,10 @@ __all__ = ["Optimizer", "Run", "Schedule", "evaluate", "predict", "train"]
 PAUSED, STEP_LIMIT, EPOCH_LIMIT, STOPPED, DIVERGED, OVERFLOWED, LABELS_CHANGED = range(7)
 
 # Elements of the cursor: where the run stands. A step is cut into the tasks of two phases for each super-block.
-# SPENT is the cost of the last call.
-STEP, EPOCH, POSITION, SUPER_BLOCKS_DONE, PHASE, TASK, N_RECORDS, STOP_RULE, SPENT = range(9)
-CURSOR_SIZE = 9
+# SPENT is the cost of the last call. UPDATING is 1 from before the first parameter of a step may change until all that
+# counts the step is written: a child that is forked in between has parameters of no whole step.
+STEP, EPOCH, POSITION, SUPER_BLOCKS_DONE, PHASE, TASK, N_RECORDS, STOP_RULE, SPENT, UPDATING = range(10)
+CURSOR_SIZE = 10
 SAMPLES_PHASE, PARAMETERS_PHASE = range(2)
 
 # Elements of the totals: sums over the samples of the present epoch, and of the present step; cycles of the last call.
@@ -216,6 +217,7 @@ def _end_step(plan, schedule, run, batch, start_cycles):
     status = STEP_LIMIT if cursor[STEP] == schedule[LAST_STEP] else PAUSED
     if cursor[POSITION] == schedule[EPOCH_SIZE]:
         status = _end_epoch(schedule, run, start_cycles)
+    publish(cursor, UPDATING, 0)
     return OVERFLOWED if overflowed else status
 
 
@@ -262,6 +264,8 @@ def _advance(plan, source, schedule, run, sync, worker, n_workers, start_cycles)
             n_tasks, cost = plan[N_TILES], schedule[TILE_COST]
             last = first + _cut(n_tasks - first, cost, left, n_workers)
             _parameters_tasks(plan, run, first + worker, last, n_workers, n, is_last)
+        if is_last and last == n_tasks:  # before they meet: the next one to come may begin the update
+            cursor[UPDATING] = 1
         n_meetings += 1
         meet(sync, n_workers, n_meetings)
         cursor[SPENT] += (last - first) * cost
@@ -285,13 +289,13 @@ def train(plans, source, schedule, run, sync, is_helper, n_wanted):
     its own with the same contents, and all come to the same decisions. No checks: the caller validates.
     """
     start_cycles = cycle_counter()
-    table, meeting = int64_at(run), int64_at(sync)
-    int64_at(table[CURSOR])[SPENT] = 0
-    patience = int64_at(schedule)[BUDGET] // _BUDGET_OF_A_PATIENT_CYCLE
+    meeting = int64_at(sync)
+    patience = 0 if is_helper else int64_at(schedule)[BUDGET] // _BUDGET_OF_A_PATIENT_CYCLE
     worker, n_workers = enter(meeting, is_helper, n_wanted, patience)
-    if worker < 0:
+    if worker < 0:  # a helper that comes too late: it has touched nothing but `sync`
         return PAUSED
-    plan = int64_at(plans + worker * PLAN_SIZE * 8)
+    table, plan = int64_at(run), int64_at(plans + worker * PLAN_SIZE * 8)
+    int64_at(table[CURSOR])[SPENT] = 0
     status = _advance(plan, int64_at(source), int64_at(schedule), table, meeting, worker, n_workers, start_cycles)
     leave(meeting, worker, n_workers)
     float64_at(table[TOTALS])[CALL_CYCLES] = cycle_counter() - start_cycles

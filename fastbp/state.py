@@ -1,0 +1,286 @@
+"""What a trainer keeps from call to call: where its run stands, its buffers, and what its stop rules remember.
+
+An exception may end a call between any two instructions. So what has to change together is one object, swapped by one
+assignment, or one array, written by one store or by the kernel. (And no generator is left half consumed: an exception
+that comes while it is closed is lost.)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fastbp.buffers import aligned_rows, aligned_zeros
+from fastbp.kernels import training as kernel
+from fastbp.stopping import Convergence, EarlyStopping, StopRule, TargetLoss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["NO_LIMIT", "Buffers", "Position", "RuleMemory", "RunState", "SetAside", "Snapshot"]
+
+NO_LIMIT = int(np.iinfo(np.int64).max)
+
+Array = npt.NDArray[Any]
+
+
+class Position:
+    """Where a run stands, in the arrays that the kernel reads and writes."""
+
+    def __init__(self, n_steps: int = 0) -> None:
+        self.cursor = np.zeros(kernel.CURSOR_SIZE, np.int64)
+        self.cursor[kernel.STEP] = n_steps
+        self.totals = np.zeros(kernel.TOTALS_SIZE)
+        self.epoch_seconds = 0.0  # spent on an epoch that was stopped midway
+        self.fingerprint: str | None = None  # in mid-epoch, of the data
+        self.closed_epoch = 0  # the last epoch that can no longer be validated: its parameters are gone
+
+    @property
+    def n_steps(self) -> int:
+        """Steps taken."""
+        return int(self.cursor[kernel.STEP])
+
+    @property
+    def n_epochs(self) -> int:
+        """Epochs ended."""
+        return int(self.cursor[kernel.EPOCH])
+
+    @property
+    def is_mid_epoch(self) -> bool:
+        """Whether steps were taken since the last epoch's end."""
+        return bool(self.cursor[kernel.POSITION] > 0)
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether a step has begun to change parameters and is not counted yet."""
+        return bool(self.cursor[kernel.UPDATING] != 0)
+
+    def abandon_step(self) -> None:
+        """Go back to the beginning of the present step, in which no parameter has changed yet."""
+        self.cursor[[kernel.SUPER_BLOCKS_DONE, kernel.PHASE, kernel.TASK, kernel.UPDATING]] = 0
+        self.totals[[kernel.STEP_LOSS, kernel.STEP_RIGHT]] = 0.0
+
+    def start_at(self, n_steps: int) -> None:
+        """Forget everything but the number of steps taken."""
+        self.cursor[:] = Position(n_steps).cursor
+        self.totals[:] = 0.0
+
+    def whole(self, n_steps: int) -> Position:
+        """Return a copy at the beginning of the present step, without records, as if `n_steps` had been taken."""
+        copy = Position()
+        copy.cursor[:], copy.totals[:] = self.cursor, self.totals
+        copy.epoch_seconds, copy.fingerprint = self.epoch_seconds, self.fingerprint
+        copy.closed_epoch = self.closed_epoch if n_steps == self.n_steps else self.n_epochs
+        copy.abandon_step()
+        copy.cursor[[kernel.N_RECORDS, kernel.STEP]] = 0, n_steps
+        return copy
+
+    def next_epoch(self) -> Position:
+        """Return a position at the beginning of the next epoch, which leaves out what is left of the present one."""
+        following = Position(self.n_steps)
+        following.cursor[kernel.EPOCH] = following.closed_epoch = self.n_epochs + 1
+        return following
+
+    def __getstate__(self) -> dict[str, Any]:
+        # In mid-step, where another thread may copy it, the cursor means nothing without that fit's buffers.
+        return self.whole(self.n_steps).__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Kernels write here by address: the arrays that come back may be read-only, or somebody else's.
+        self.__dict__.update(state)
+        self.cursor = owned(self.cursor, np.int64)
+        self.totals = owned(self.totals, np.float64)
+
+
+def owned(array: Array, dtype: npt.DTypeLike) -> Array:
+    """Return a copy that is nobody else's: writable, aligned, contiguous, native, of the base class."""
+    return np.array(array, dtype=dtype, order="C", copy=True, subok=False)
+
+
+class Snapshot(NamedTuple):
+    """Parameters and moments at one time, as copies."""
+
+    params: Array
+    moments: Array
+
+
+class SetAside(NamedTuple):
+    """What a run goes on from, while its buffers show something else."""
+
+    present: Snapshot
+    shown: Snapshot
+
+
+class Buffers:
+    """The model's parameters with the moments and the gradient, in the memory that kernels write.
+
+    Parameters
+    ----------
+    params : ndarray, shape (n_params,)
+        The model's own.
+    n_moments : int
+
+    Attributes
+    ----------
+    params, grads : ndarray, shape (n_params,)
+    moments : ndarray, shape (n_moments, n_params)
+    set_aside : SetAside or None
+        What the run goes on from, if the buffers show the parameters and moments of an earlier epoch.
+    """
+
+    def __init__(self, params: Array, n_moments: int) -> None:
+        self.params = params
+        self.grads = aligned_zeros(params.size, params.dtype)
+        self.moments = aligned_rows(n_moments, params.size, params.dtype)
+        self.set_aside: SetAside | None = None
+
+    def snapshot(self) -> Snapshot:
+        """Return a copy of parameters and moments."""
+        return Snapshot(self.params.copy(), self.moments.copy())
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether the parameters are still those that are shown, to the bit: nobody has written to them since."""
+        return self.set_aside is not None and self.params.tobytes() == self.set_aside.shown.params.tobytes()
+
+    def show(self, best: Snapshot) -> None:
+        """Show these instead of the present parameters and moments, from which the run will go on all the same."""
+        if self.set_aside is None:
+            self.set_aside = SetAside(self.snapshot(), best)
+        self.params[:], self.moments[:] = self.set_aside.shown
+
+    def go_on(self) -> None:
+        """Bring back what was set aside, unless somebody has written to the parameters since."""
+        if self.set_aside is not None and self.is_untouched:
+            self.params[:], self.moments[:] = self.set_aside.present
+        self.set_aside = None
+
+    def put_back(self, set_aside: SetAside | None) -> None:
+        """Show again what was shown before `go_on`, if anything was."""
+        if set_aside is not None:
+            self.set_aside = set_aside
+            self.params[:], self.moments[:] = set_aside.shown
+
+
+class _Watch(NamedTuple):
+    """What has been seen of the validation data: the last values, the best loss, and how long each rule has waited."""
+
+    n_epochs: int  # ended when the data were last looked at
+    loss: float
+    accuracy: float
+    best_loss: float
+    best: Snapshot | None  # where a rule wants to go back
+    waited: tuple[int, ...]
+
+
+class RuleMemory:
+    """What stop rules remember, from fit to fit.
+
+    Parameters
+    ----------
+    rules : sequence of StopRule
+    validation : str, optional
+        Fingerprint of the validation data.
+
+    Attributes
+    ----------
+    table : float64 ndarray, shape (n_rules, RULE_SIZE)
+        The state of the rules that need the training loss only, which the kernel asks itself, as `kernel.Run.rules`.
+    start : (int, float) or None
+        Epochs that had ended when the validation data were first looked at, and the loss then.
+    """
+
+    def __init__(self, rules: Sequence[StopRule] = (), validation: str | None = None) -> None:
+        self._early = tuple(rule for rule in rules if isinstance(rule, EarlyStopping))
+        self._of_kernel = tuple(rule for rule in rules if isinstance(rule, (TargetLoss, Convergence)))
+        self._validation = validation
+        self.table = np.array([_row_of(rule) for rule in self._of_kernel]).reshape(-1, kernel.RULE_SIZE)
+        self.start: tuple[int, float] | None = None
+        self._watch: _Watch | None = None
+
+    def for_fit(self, rules: Sequence[StopRule], validation: str | None) -> RuleMemory:
+        """Return the memory of a fit by these rules: it goes on where rules and validation data are the same."""
+        memory = RuleMemory(rules, validation)
+        rows = dict(zip(self._of_kernel, self.table, strict=True))
+        for row, rule in zip(memory.table, memory._of_kernel, strict=True):
+            row[:] = rows.get(rule, row)
+        if validation == self._validation:
+            memory.start = self.start
+            if memory._early == self._early:
+                memory._watch = self._watch
+        return memory
+
+    def rule(self, index: int) -> StopRule:
+        """Return the rule in a row of the table."""
+        return self._of_kernel[index]
+
+    @property
+    def seen(self) -> tuple[int, float, float] | None:
+        """Epochs that had ended when the validation data were last looked at, loss and accuracy; None before that."""
+        return None if self._watch is None else self._watch[:3]
+
+    @property
+    def best(self) -> Snapshot | None:
+        """The parameters and moments to go back to, if a rule wants that."""
+        return None if self._watch is None else self._watch.best
+
+    @property
+    def is_patience_over(self) -> bool:
+        """Whether a rule has waited long enough."""
+        waited = () if self._watch is None else self._watch.waited
+        return True in [n >= rule.patience for n, rule in zip(waited, self._early, strict=False)]
+
+    def look(self, n_epochs: int, loss: float, accuracy: float, buffers: Buffers) -> None:
+        """Take in the validation loss after `n_epochs`; the first is that of the start, which counts as no epoch."""
+        if self.start is None:
+            self.start = n_epochs, loss
+        before = self._watch
+        waited, best_loss, best = (-1,) * len(self._early), math.inf, None
+        if before is not None:
+            waited, best_loss, best = before.waited, before.best_loss, before.best
+        waited = tuple(
+            [0 if loss < best_loss - rule.min_delta else n + 1 for n, rule in zip(waited, self._early, strict=True)]
+        )
+        if loss < best_loss:
+            best_loss, best = loss, None
+            if True in [rule.restore_best for rule in self._early]:
+                best = buffers.snapshot()
+        self._watch = _Watch(n_epochs, loss, accuracy, best_loss, best, waited)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.table = owned(self.table, np.float64)
+
+
+def _row_of(rule: TargetLoss | Convergence) -> tuple[float, ...]:
+    if isinstance(rule, TargetLoss):
+        return kernel.TARGET_LOSS, rule.value, 0, math.inf, 0
+    return kernel.CONVERGENCE, rule.tol, min(rule.patience, NO_LIMIT), math.inf, 0
+
+
+class RunState(NamedTuple):
+    """Where a run stands and what its rules remember; steps on batches of the caller's own count in `outside`."""
+
+    position: Position
+    outside: Position
+    memory: RuleMemory
+
+    @property
+    def n_steps(self) -> int:
+        """Steps taken: either position knows those of the other when it goes on, and no count ever falls."""
+        return max(self.position.n_steps, self.outside.n_steps)
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether a step has begun to change parameters and is not counted yet."""
+        return self.position.is_torn or self.outside.is_torn
+
+    def for_fit(self, fingerprint: Callable[[], str], memory: RuleMemory) -> RunState:
+        """Return the state in which a fit on data of this fingerprint begins: the rest of an epoch only on the same."""
+        position = self.position.whole(self.n_steps)
+        if position.is_mid_epoch and position.fingerprint != fingerprint():
+            position = position.next_epoch()
+        return RunState(position, self.outside, memory)
