@@ -6,7 +6,6 @@ a check are bounded by a block of rows, whatever the size of the data.
 
 from __future__ import annotations
 
-import difflib
 import math
 import numbers
 import operator
@@ -17,18 +16,19 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = [
+    "MAX_STEP",
     "SOURCE_DTYPES",
     "features",
     "finite_float",
     "flag",
-    "name_of",
     "non_negative_int",
     "parameters",
     "positive_int",
     "seed_of",
+    "shown",
     "source_code",
     "targets",
 ]
@@ -60,35 +60,19 @@ _BLOCK_ELEMENTS = 1 << 17
 _PROBABILITY_SUM_TOLERANCE = 1e-3
 
 
-def name_of(name: object, known: Iterable[str], what: str) -> str:
-    """Return `name` if it is one of `known`.
+MAX_STEP = int(np.iinfo(np.int64).max)
+"""The largest number of steps that kernels and schedules can count."""
 
-    Parameters
-    ----------
-    name : object
-        What the user passed.
-    known : iterable of str
-        The permitted names.
-    what : str
-        The argument's name, for the message.
+_SHOWN_CHARACTERS = 100
 
-    Raises
-    ------
-    TypeError
-        If `name` is not a str.
-    ValueError
-        If `name` is unknown; the message proposes the nearest known one.
-    """
-    names = tuple(known)
-    listed = ", ".join(repr(known_name) for known_name in names)
-    if not isinstance(name, str):
-        raise TypeError(f"{what} must be a str, one of {listed}, got {type(name).__name__}")
-    if name in names:
-        return name
-    normalised = name.strip().lower().replace("-", "_").replace(" ", "_")
-    nearest = difflib.get_close_matches(normalised, names, n=1, cutoff=0.5)
-    proposal = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-    raise ValueError(f"{what} must be one of {listed}, got {name!r}{proposal}")
+
+def shown(value: object) -> str:
+    """Return how an error shows a wrong value: its repr, cut if it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not print integers of more than some thousand digits
+        return "a number of too many digits to print"
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
 
 
 def flag(value: object, name: str) -> bool:
@@ -100,7 +84,7 @@ def flag(value: object, name: str) -> bool:
         If `value` is anything else.
     """
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be a bool, got {value!r} of type {type(value).__name__}")
+        raise TypeError(f"{name} must be a bool, got {shown(value)} of type {type(value).__name__}")
     return bool(value)
 
 
@@ -110,38 +94,45 @@ def _integer(value: object, name: str, expected: str) -> int:
             return operator.index(value)  # type: ignore[arg-type]
         except TypeError:
             pass
-    raise TypeError(f"{name} must be {expected}, got {value!r} of type {type(value).__name__}")
+    raise TypeError(f"{name} must be {expected}, got {shown(value)} of type {type(value).__name__}")
 
 
-def positive_int(value: object, name: str, expected: str = "a positive integer") -> int:
-    """Return `value` as a Python int >= 1; `expected` says in the error what may be passed.
+def positive_int(value: object, name: str, expected: str = "a positive integer", high: int | None = None) -> int:
+    """Return `value` as a Python int from 1 to `high`; `expected` says in the error what may be passed.
 
     Raises
     ------
     TypeError
         If `value` is no integer (bools and floats are none).
     ValueError
-        If `value` is below 1.
+        If `value` is below 1 or above `high`.
     """
     integer = _integer(value, name, expected)
     if integer < 1:
-        raise ValueError(f"{name} must be {expected}, got {integer}")
-    return integer
+        raise ValueError(f"{name} must be {expected}, got {shown(integer)}")
+    return _at_most(high, integer, name, expected)
 
 
-def non_negative_int(value: object, name: str) -> int:
-    """Return `value` as a Python int >= 0.
+def non_negative_int(value: object, name: str, high: int | None = None) -> int:
+    """Return `value` as a Python int from 0 to `high`.
 
     Raises
     ------
     TypeError
         If `value` is no integer (bools and floats are none).
     ValueError
-        If `value` is below 0.
+        If `value` is below 0 or above `high`.
     """
-    integer = _integer(value, name, "a non-negative integer")
+    expected = "a non-negative integer"
+    integer = _integer(value, name, expected)
     if integer < 0:
-        raise ValueError(f"{name} must be a non-negative integer, got {integer}")
+        raise ValueError(f"{name} must be {expected}, got {shown(integer)}")
+    return _at_most(high, integer, name, expected)
+
+
+def _at_most(high: int | None, integer: int, name: str, expected: str) -> int:
+    if high is not None and integer > high:
+        raise ValueError(f"{name} must be {expected} <= {high}, got {shown(integer)}")
     return integer
 
 
@@ -181,7 +172,7 @@ def finite_float(
         bounds.append(f"{'<' if high_open else '<='} {high:g}")
     expected = " ".join(["a finite number", " and ".join(bounds)]).strip()
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be {expected}, got {value!r} of type {type(value).__name__}")
+        raise TypeError(f"{name} must be {expected}, got {shown(value)} of type {type(value).__name__}")
     try:
         number = float(value)
     except OverflowError:
@@ -189,7 +180,7 @@ def finite_float(
     too_low = low is not None and (number <= low if low_open else number < low)
     too_high = high is not None and (number >= high if high_open else number > high)
     if not math.isfinite(number) or too_low or too_high:
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
+        raise ValueError(f"{name} must be {expected}, got {shown(value)}")
     return number
 
 
@@ -207,7 +198,7 @@ def seed_of(seed: object) -> int:
         return secrets.randbits(63)
     integer = _integer(seed, "seed", "an integer or None")
     if not 0 <= integer < 2**64:
-        raise ValueError(f"seed must be in [0, 2**64), got {integer}")
+        raise ValueError(f"seed must be in [0, 2**64), got {shown(integer)}")
     return integer
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from fastbp import checks
 from fastbp.layout import Layout
+from fastbp.names import name_of
 
 __all__ = ["INITIALIZERS", "initialize"]
 
@@ -87,12 +88,13 @@ def initialize(
         )
     if not isinstance(init, str):
         return checks.parameters(init, layout.n_params, dtype, name="init")
-    name = checks.name_of(init, ("auto", *INITIALIZERS), "init")
+    name = name_of(init, ("auto", *INITIALIZERS), "init")
     params = np.zeros(layout.n_params, dtype=dtype)
     for w, activation in zip(layout.weights(params), activations, strict=True):
         layer_name = _AUTO.get(activation, "glorot_uniform") if name == "auto" else name
         n_in, n_out = w.shape
-        w[...] = INITIALIZERS[layer_name](n_in, n_out, rng)
+        with np.errstate(under="ignore"):
+            w[...] = INITIALIZERS[layer_name](n_in, n_out, rng)
     return params
 
 

@@ -19,6 +19,7 @@ from fastbp.kernels import training
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
 from fastbp.layout import Layout
+from fastbp.names import folded, name_of
 from fastbp.optimizers import Adam, Optimizer
 from fastbp.pacing import ranges
 from fastbp.workspace import Architecture, Workspace
@@ -48,7 +49,7 @@ class MLP:
         One name for all hidden layers, or one per hidden layer: identity, sigmoid, tanh, relu, leaky_relu (slope 0.01),
         elu (alpha 1), selu, gelu (exact), silu, softplus.
     output : str, default "identity"
-        Activation of the last layer: any of these, or softmax.
+        Activation of the last layer: any of these, or softmax, which needs an output per class, two at least.
     loss : str, optional
         mse, mae, huber (delta 1), each the mean over samples and outputs, with any output but softmax;
         binary_cross_entropy (mean over samples and outputs) with sigmoid; cross_entropy with softmax. By default
@@ -112,7 +113,7 @@ class MLP:
         layout = Layout(sizes)
         activations = (
             *_hidden_activations(activation, layout.n_layers - 1),
-            checks.name_of(output, ACTIVATIONS, "output"),
+            _output_activation(output, layout.sizes[-1]),
         )
         self._architecture = Architecture(layout, activations, _loss_of(loss, activations[-1]), _dtype_of(dtype))
         self.seed = checks.seed_of(seed)
@@ -399,22 +400,34 @@ def _hidden_activations(activation: str | Sequence[str], n_hidden: int) -> tuple
 
 def _hidden_activation(name: object, what: str) -> str:
     known = [known for known in ACTIVATIONS if known != "softmax"]
-    if name == "softmax":
+    if isinstance(name, str) and folded(name) in ("softmax", "logsoftmax"):
+        raise ValueError(f"{what} must be one of {', '.join(map(repr, known))}, got {name!r}, which is for output only")
+    return name_of(name, known, what)
+
+
+def _output_activation(output: object, n_out: int) -> str:
+    name = name_of(output, ACTIVATIONS, "output")
+    if name == "softmax" and n_out == 1:
         raise ValueError(
-            f"{what} must be one of {', '.join(map(repr, known))}, got 'softmax', which is for output only"
+            "output='softmax' needs one output per class, at least two: for one that tells two classes apart use "
+            "output='sigmoid'"
         )
-    return checks.name_of(name, known, what)
+    return name
 
 
-def _loss_of(loss: str | None, output: str) -> str:
+def _loss_of(loss: object, output: str) -> str:
     fused = next((name for name, entry in LOSSES.items() if entry.output == output), None)
     if loss is None:
         return fused or "mse"
-    name = checks.name_of(loss, LOSSES, "loss")
     unfused = tuple(known for known, entry in LOSSES.items() if entry.output is None and output != "softmax")
     permitted = (*((fused,) if fused else ()), *unfused)
+    name = name_of(loss, (*permitted, *(known for known in LOSSES if known not in permitted)), "loss")
     if name not in permitted:
-        raise ValueError(f"loss with output {output!r} must be one of {', '.join(map(repr, permitted))}, got {name!r}")
+        needed = LOSSES[name].output
+        hint = f", which goes with output={needed!r}" if needed else ""
+        raise ValueError(
+            f"loss with output {output!r} must be one of {', '.join(map(repr, permitted))}, got {name!r}{hint}"
+        )
     return name
 
 
@@ -423,7 +436,7 @@ def _dtype_of(dtype: npt.DTypeLike) -> np.dtype[Any]:
         resolved = np.dtype(dtype)
     except Exception:  # any: NumPy hands a text to Python's parser
         if isinstance(dtype, str):
-            checks.name_of(dtype, _DTYPES, "dtype")
+            name_of(dtype, _DTYPES, "dtype")
         resolved = None
     if dtype is None or resolved is None or resolved.name not in _DTYPES or not resolved.isnative:
         raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")

@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fastbp import checks, schedules
 from fastbp.buffers import aligned_copy, aligned_rows, aligned_zeros
 from fastbp.driver import Position, Stepper, rule_of
 from fastbp.history import History, check_metrics
 from fastbp.loop import Limits, Loop, Validation
 from fastbp.model import MLP
-from fastbp.optimizers import Adam, Optimizer
+from fastbp.optimizers import Adam, Optimizer, check_optimizer
 from fastbp.stopping import EarlyStopping, StopRule, check_rules
 from fastbp.workers import checked_threads
 
@@ -90,7 +88,7 @@ class Trainer:
         seed: int | None = None,
     ) -> None:
         self._model = _checked_model(model)
-        self._rule = rule_of(_checked_optimizer(optimizer, self._model.dtype))
+        self._rule = rule_of(check_optimizer(optimizer, self._model.dtype))
         self._batch_size = None if batch_size is None else checks.positive_int(batch_size, "batch_size")
         self._shuffle = checks.flag(shuffle, "shuffle")
         self._drop_last = checks.flag(drop_last, "drop_last")
@@ -298,12 +296,3 @@ def _checked_model(model: object) -> MLP:
     if not isinstance(model, MLP):
         raise TypeError(f"model must be an MLP, got {type(model).__name__}")
     return model
-
-
-def _checked_optimizer(optimizer: object, dtype: np.dtype[Any]) -> Optimizer:
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer must be an optimizer such as fastbp.Adam(), got {optimizer!r}")
-    eps = getattr(optimizer, "eps", None)
-    if eps is not None and eps < np.finfo(dtype).tiny:
-        raise ValueError(f"eps must be at least {np.finfo(dtype).tiny:.2g} for a model of {dtype}, got {eps!r}")
-    return optimizer

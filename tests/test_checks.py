@@ -15,44 +15,6 @@ FLOAT_DTYPES = [np.dtype(name) for name in ("float16", "float32", "float64")]
 INTEGER_DTYPES = [dtype for dtype in KEPT_DTYPES if dtype.kind in "iu"]
 
 
-# Names and scalars
-
-
-def test_name_of_known_returns_it():
-    assert checks.name_of("relu", ("tanh", "relu"), "activation") == "relu"
-
-
-@pytest.mark.parametrize(
-    ("name", "nearest"),
-    [("rellu", "relu"), ("ReLU", "relu"), ("leaky-relu", "leaky_relu"), ("Leaky ReLU", "leaky_relu")],
-)
-def test_name_of_unknown_proposes_the_nearest(name, nearest):
-    known = ("tanh", "relu", "leaky_relu")
-    message = rf"activation must be one of 'tanh', 'relu', 'leaky_relu', got '{name}' \(did you mean '{nearest}'\?\)"
-    with pytest.raises(ValueError, match=message):
-        checks.name_of(name, known, "activation")
-
-
-def test_name_of_far_from_all_proposes_nothing():
-    with pytest.raises(ValueError, match=r"loss must be one of 'mse', got 'zzz'$"):
-        checks.name_of("zzz", ["mse"], "loss")
-
-
-def test_name_of_no_str_raises_type_error():
-    with pytest.raises(TypeError, match="loss must be a str, one of 'mse', got int"):
-        checks.name_of(3, ["mse"], "loss")
-
-
-@given(st.text())
-def test_name_of_any_text_is_known_or_a_value_error(name):
-    known = ("mse", "mae")
-    if name in known:
-        assert checks.name_of(name, known, "loss") == name
-    else:
-        with pytest.raises(ValueError, match="loss must be one of"):
-            checks.name_of(name, known, "loss")
-
-
 @pytest.mark.parametrize("value", [3, np.int8(3), np.uint64(3), np.array(3)])
 def test_positive_int_integers_become_python_ints(value):
     actual = checks.positive_int(value, "epochs")
@@ -146,6 +108,31 @@ def test_seed_of_out_of_range_raises_value_error(seed):
 def test_seed_of_other_types_raise_type_error(seed):
     with pytest.raises(TypeError, match="seed must be an integer or None, got"):
         checks.seed_of(seed)
+
+
+def test_shown_is_the_repr_cut_to_a_hundred_characters():
+    assert checks.shown("a") == "'a'"
+    assert checks.shown(list(range(1000))) == repr(list(range(1000)))[:97] + "..."
+    assert checks.shown(-(10**5000)) == "a number of too many digits to print"
+
+
+@pytest.mark.parametrize("value", [-(10**5000), Fraction(-(10**5000), 7)], ids=["int", "Fraction"])
+def test_numbers_of_too_many_digits_are_refused_in_words(value):
+    with pytest.raises(ValueError, match="eps must be a finite number >= 0, got a number of too many digits to print"):
+        checks.finite_float(value, "eps", low=0.0)
+    if isinstance(value, int):
+        for check in (checks.positive_int, checks.non_negative_int):
+            with pytest.raises(ValueError, match=r"epochs must be a .* integer, got a number of too many digits"):
+                check(value, "epochs")
+
+
+@pytest.mark.parametrize("state", ["raise", "warn", "call"])
+def test_finite_float_any_number_under_any_errstate(state):
+    with np.errstate(all=state, call=lambda *args: pytest.fail("NumPy reported something")):
+        for value in (np.float16(6e-8), np.float32(1e-45), 5e-324, np.longdouble("1e-4000")):
+            assert checks.finite_float(value, "eps", low=0.0) == float(value)
+        with pytest.raises(ValueError, match="eps must be a finite number, got"):
+            checks.finite_float(np.longdouble(np.finfo(np.longdouble).max) * 1, "eps")
 
 
 # Features
