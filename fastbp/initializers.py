@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastbp import checks
+from fastbp import arrays
 from fastbp.layout import Layout
 from fastbp.names import name_of
 
@@ -87,7 +87,7 @@ def initialize(
             f"init must be an array of all parameters or one of {', '.join(('auto', *INITIALIZERS))}, got None"
         )
     if not isinstance(init, str):
-        return checks.parameters(init, layout.n_params, dtype, name="init")
+        return arrays.parameters(init, layout.n_params, dtype, name="init")
     name = name_of(init, ("auto", *INITIALIZERS), "init")
     params = np.zeros(layout.n_params, dtype=dtype)
     for w, activation in zip(layout.weights(params), activations, strict=True):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastbp import checks, sources
+from fastbp import arrays, checks, sources
 from fastbp.buffers import aligned_copy
 from fastbp.driver import gradient
 from fastbp.initializers import initialize
@@ -166,7 +166,7 @@ class MLP:
 
     @params.setter
     def params(self, values: npt.ArrayLike) -> None:
-        self._params[:] = checks.parameters(values, self._params.size, self.dtype)
+        self._params[:] = arrays.parameters(values, self._params.size, self.dtype)
 
     @property
     def weights(self) -> tuple[npt.NDArray[Any], ...]:
@@ -248,15 +248,16 @@ class MLP:
         TypeError, ValueError
             If `x` or `out` are of a wrong shape or dtype, or `x` is not finite.
         """
-        array = checks.features(x, self._architecture.layout.sizes[0], self.dtype, allow_empty=True)
-        result = self._output_array(out, array)
+        array = arrays.features(x, self._architecture.layout.sizes[0], self.dtype, allow_empty=True)
+        shape = (array.shape[0], self._architecture.layout.sizes[-1])
+        result = arrays.output(out, shape, self.dtype, array, self._params)
         if array.shape[0] > 0:
             workspace = self._workspace(with_loss=False)
             plan, source = workspace.plans.ctypes.data, np.array(sources.source_of(array), np.int64)
             block, cost = workspace.block, workspace.costs(array.shape[0])[0]
             for first, last in ranges(array.shape[0], block, cost):
                 training.predict(plan, source.ctypes.data, first, last, result.ctypes.data)
-        return result
+        return result if out is None else out
 
     def loss(self, x: npt.ArrayLike, y: npt.ArrayLike) -> float:
         """Return the mean loss over the samples.
@@ -298,8 +299,8 @@ class MLP:
 
     def _checked_data(self, x: npt.ArrayLike, y: npt.ArrayLike, names: tuple[str, str] = ("x", "y")) -> sources.Data:
         """Check a pair of features and targets and return it in the form that the kernels read."""
-        features = checks.features(x, self._architecture.layout.sizes[0], self.dtype, name=names[0])
-        targets, is_labels = checks.targets(
+        features = arrays.features(x, self._architecture.layout.sizes[0], self.dtype, name=names[0])
+        targets, is_labels = arrays.targets(
             y,
             features.shape[0],
             self._architecture.layout.sizes[-1],
@@ -340,20 +341,6 @@ class MLP:
         if self.loss_name == "cross_entropy":
             return 1.0
         return float(self._architecture.layout.sizes[-1]) if self.loss_name == "binary_cross_entropy" else float("nan")
-
-    def _output_array(self, out: npt.NDArray[Any] | None, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        shape = (x.shape[0], self._architecture.layout.sizes[-1])
-        if out is None:
-            return np.empty(shape, self.dtype)
-        if not isinstance(out, np.ndarray):
-            raise TypeError(f"out must be an ndarray, got {type(out).__name__}")
-        if out.shape != shape or out.dtype != self.dtype:
-            raise ValueError(f"out must have shape {shape} and dtype {self.dtype}, got {out.shape} and {out.dtype}")
-        if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
-            raise ValueError("out must be C-contiguous, aligned and writable")
-        if np.may_share_memory(out, x) or np.may_share_memory(out, self._params):
-            raise ValueError("out must not overlap x or the model's params")
-        return out
 
     @contextmanager
     def _training(self) -> Iterator[None]:

@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastbp.checks import source_code
+from fastbp.kernels.gather import SOURCE_DTYPES
 from fastbp.kernels.step import Source
 
-__all__ = ["NO_DATA", "Data", "source_of"]
+__all__ = ["NO_DATA", "Data", "source_code", "source_of"]
 
 
 _FINGERPRINT_ROWS = 256
 
+_SOURCE_CODES = {(np.dtype(name).kind, np.dtype(name).itemsize): code for code, name in enumerate(SOURCE_DTYPES)}
+
 
 @dataclass(frozen=True)
 class Data:
-    """Features and targets that `fastbp.checks` has passed; keeps the arrays alive that `source` points into.
+    """Features and targets that `fastbp.arrays` has passed; keeps the arrays alive that `source` points into.
 
     Parameters
     ----------
@@ -51,6 +53,11 @@ class Data:
 
 
 NO_DATA = Data(np.empty((0, 0)), np.empty(0), is_labels=False)
+
+
+def source_code(dtype: np.dtype[Any]) -> int:
+    """Return the index of a native `dtype` in `SOURCE_DTYPES`. No checks: the caller has passed the array through."""
+    return _SOURCE_CODES[dtype.kind, dtype.itemsize]
 
 
 def source_of(x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None, is_labels: bool = False) -> Source:

@@ -144,10 +144,11 @@ class Trainer:
         Parameters
         ----------
         x : array_like, shape (n_samples, n_features), read-only
-            bool, integers or floats of any width, order and strides, as they are. Finite.
+            bool, integers or floats of any width, order and strides, as they are. Finite. Any byte of a bool array that
+            is not 0 is read as 1.
         y : array_like, read-only
             Values (n_samples, n_out), for one output also (n_samples,); for a softmax integer classes (n_samples,) or
-            (n_samples, 1), or probabilities (n_samples, n_out).
+            (n_samples, 1), or probabilities (n_samples, n_out), each rounded to three decimals or more exact.
         epochs : int or None, default 100
             Epochs to end; None for no limit, if `max_steps` or `stop` gives one.
         max_steps : int, optional
