@@ -179,6 +179,12 @@ class Trainer:
             On Ctrl-C, after a whole step.
         RuntimeError
             If the model is being trained already.
+
+        Warns
+        -----
+        RuntimeWarning
+            If x or y hold more digits than float32 and it cannot tell the rows of a column apart: they differ, but by
+            less than 2**-12 of the largest magnitude. Subtract the mean, or use ``dtype="float64"``.
         """
         self._check_buffers()
         data = self.model._checked_data(x, y)
@@ -192,6 +198,7 @@ class Trainer:
         show_progress = checks.flag(progress, "progress")
         limits.check()
         schedules.sample(self.optimizer.learning_rate, self.n_steps, 1)
+        data.warn_of_lost_digits(self.model.dtype)
         n_samples = data.x.shape[0]
         with self.model._training():
             self.model.history = self.history
