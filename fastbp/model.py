@@ -380,9 +380,10 @@ def _hidden_activations(activation: str | Sequence[str], n_hidden: int) -> tuple
         return (_hidden_activation(activation, "activation"),) * n_hidden
     if not isinstance(activation, Sequence):
         raise TypeError(f"activation must be a str or a sequence of str, got {type(activation).__name__}")
-    if len(activation) != n_hidden:
-        raise ValueError(f"activation must have one name per hidden layer, {n_hidden}, got {len(activation)}")
-    return tuple(_hidden_activation(name, f"activation[{i}]") for i, name in enumerate(activation))
+    names = tuple(activation)
+    if len(names) != n_hidden:
+        raise ValueError(f"activation must have one name per hidden layer, {n_hidden}, got {len(names)}")
+    return tuple(_hidden_activation(name, f"activation[{i}]") for i, name in enumerate(names))
 
 
 def _hidden_activation(name: object, what: str) -> str:

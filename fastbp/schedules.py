@@ -376,6 +376,10 @@ class Warmup(Schedule):
         return values
 
 
+# Exactly these are asked for many steps at once: a subclass might answer for another number of them.
+_VECTORISED = (StepDecay, ExponentialDecay, CosineDecay, PolynomialDecay, InverseSqrtDecay, OneCycle, Warmup)
+
+
 def check_learning_rate(value: object, name: str = "learning_rate") -> LearningRate:
     """Return a constant learning rate as a float > 0, a schedule or other callable as it is.
 
@@ -429,7 +433,7 @@ def sample(learning_rate: LearningRate, first_step: int, n_steps: int) -> Float6
 
 def _values(learning_rate: LearningRate, steps: npt.NDArray[np.int64]) -> Float64Array:
     """Return the learning rates of 1-D `steps`, unchecked but for their type."""
-    if isinstance(learning_rate, Schedule) and type(learning_rate).__module__ == __name__:
+    if isinstance(learning_rate, _VECTORISED) and type(learning_rate) in _VECTORISED:
         return learning_rate(steps)
     if callable(learning_rate):
         rates = (_as_float(learning_rate(step), step) for step in steps.tolist())
