@@ -1,6 +1,13 @@
-"""Errors of fastbp's own."""
+"""Errors and warnings of fastbp's own."""
 
-__all__ = ["DivergenceError"]
+from __future__ import annotations
+
+import sys
+import warnings
+
+__all__ = ["DivergenceError", "warn"]
+
+_PACKAGE = __name__.partition(".")[0]
 
 
 class DivergenceError(ArithmeticError):
@@ -32,3 +39,11 @@ class DivergenceError(ArithmeticError):
 
     def __reduce__(self) -> tuple[type, tuple[str, int, bool]]:
         return type(self), (str(self), self.step, self.step_taken)
+
+
+def warn(message: str) -> None:
+    """Give a RuntimeWarning that names the line of the user's that called into fastbp."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, RuntimeWarning, stacklevel=level)

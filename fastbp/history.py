@@ -229,7 +229,8 @@ class History:
     def _spans_decade(self, names: tuple[str, ...]) -> bool:
         values = np.concatenate([self[name] for name in names])
         values = values[np.isfinite(values)]
-        return bool(values.size) and bool(values.min() > 0.0) and bool(values.max() > 10.0 * values.min())
+        # Python's floats: the product may overflow, and nobody needs to hear of it.
+        return bool(values.size) and bool(values.min() > 0.0) and values.max().item() > 10.0 * values.min().item()
 
     def _put(self, **columns: npt.ArrayLike) -> None:
         """Write rows for consecutive epochs, which become the last ones: those of later epochs, and of the same, go.

@@ -8,8 +8,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastbp import checks
+from fastbp import arrays
 from fastbp.layout import Layout
+from fastbp.names import name_of
 
 __all__ = ["INITIALIZERS", "initialize"]
 
@@ -86,13 +87,14 @@ def initialize(
             f"init must be an array of all parameters or one of {', '.join(('auto', *INITIALIZERS))}, got None"
         )
     if not isinstance(init, str):
-        return checks.parameters(init, layout.n_params, dtype, name="init")
-    name = checks.name_of(init, ("auto", *INITIALIZERS), "init")
+        return arrays.parameters(init, layout.n_params, dtype, name="init")
+    name = name_of(init, ("auto", *INITIALIZERS), "init")
     params = np.zeros(layout.n_params, dtype=dtype)
     for w, activation in zip(layout.weights(params), activations, strict=True):
         layer_name = _AUTO.get(activation, "glorot_uniform") if name == "auto" else name
         n_in, n_out = w.shape
-        w[...] = INITIALIZERS[layer_name](n_in, n_out, rng)
+        with np.errstate(under="ignore"):
+            w[...] = INITIALIZERS[layer_name](n_in, n_out, rng)
     return params
 
 

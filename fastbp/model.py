@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import math
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastbp import checks, sources
+from fastbp import arrays, checks, errors, sources
 from fastbp.buffers import aligned_copy
 from fastbp.driver import gradient
 from fastbp.initializers import initialize
@@ -20,6 +19,7 @@ from fastbp.kernels import training
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
 from fastbp.layout import Layout, Views
+from fastbp.names import folded, name_of
 from fastbp.optimizers import Adam, Optimizer
 from fastbp.pacing import ranges
 from fastbp.turn import Turn
@@ -48,7 +48,7 @@ class MLP:
         One name for all hidden layers, or one per hidden layer: identity, sigmoid, tanh, relu, leaky_relu (slope 0.01),
         elu (alpha 1), selu, gelu (exact), silu, softplus.
     output : str, default "identity"
-        Activation of the last layer: any of these, or softmax.
+        Activation of the last layer: any of these, or softmax, which needs an output per class, two at least.
     loss : str, optional
         mse, mae, huber (delta 1), each the mean over samples and outputs, with any output but softmax;
         binary_cross_entropy (mean over samples and outputs) with sigmoid; cross_entropy with softmax. By default
@@ -113,7 +113,7 @@ class MLP:
         layout = Layout(sizes)
         activations = (
             *_hidden_activations(activation, layout.n_layers - 1),
-            checks.name_of(output, ACTIVATIONS, "output"),
+            _output_activation(output, layout.sizes[-1]),
         )
         number = _dtype_of(dtype)
         self._architecture = Architecture(layout, activations, _loss_of(loss, activations[-1]), number)
@@ -169,7 +169,7 @@ class MLP:
     @params.setter
     def params(self, values: npt.ArrayLike) -> None:
         self._turn.settle()
-        self._params[:] = checks.parameters(values, self._params.size, self.dtype)
+        self._params[:] = arrays.parameters(values, self._params.size, self._architecture.dtype)
 
     @property
     def weights(self) -> Views:
@@ -265,12 +265,13 @@ class MLP:
             If an output is not finite; it names the first.
         """
         self._turn.settle()
-        array = checks.features(x, self._architecture.layout.sizes[0], self._architecture.dtype, allow_empty=True)
-        result = self._output_array(out, array)
+        layout, dtype = self._architecture.layout, self._architecture.dtype
+        array = arrays.features(x, layout.sizes[0], dtype, allow_empty=True)
+        result = arrays.output(out, (array.shape[0], layout.sizes[-1]), dtype, array, self._params)
         self._predict(array, result)
         if not np.isfinite(result).all():
-            self._warn(_where_not_finite(result), stacklevel=3)
-        return result
+            self._warn(_where_not_finite(result))
+        return result if out is None else out
 
     def _predict(self, x: npt.NDArray[Any], result: npt.NDArray[Any]) -> None:
         """Write the outputs for checked features."""
@@ -340,8 +341,8 @@ class MLP:
 
     def _checked_data(self, x: npt.ArrayLike, y: npt.ArrayLike, names: tuple[str, str] = ("x", "y")) -> sources.Data:
         """Check a pair of features and targets and return it in the form that the kernels read."""
-        features = checks.features(x, self._architecture.layout.sizes[0], self._architecture.dtype, name=names[0])
-        targets, is_labels = checks.targets(
+        features = arrays.features(x, self._architecture.layout.sizes[0], self._architecture.dtype, name=names[0])
+        targets, is_labels = arrays.targets(
             y,
             features.shape[0],
             self._architecture.layout.sizes[-1],
@@ -374,18 +375,17 @@ class MLP:
         outputs = np.empty((data.x.shape[0], self._architecture.layout.sizes[-1]), self._architecture.dtype)
         self._predict(data.x, outputs)
         is_finite = np.isfinite(outputs).all()
-        where = "the loss is not finite, though all outputs are" if is_finite else _where_not_finite(outputs)
-        self._warn(where, stacklevel=4)
+        self._warn("the loss is not finite, though all outputs are" if is_finite else _where_not_finite(outputs))
 
-    def _warn(self, problem: str, stacklevel: int) -> None:
-        """Warn whoever called a public method that a result is not finite, and say why."""
+    def _warn(self, problem: str) -> None:
+        """Warn that a result is not finite, and say why."""
         if not np.isfinite(self._params).all():
             cause = "params are not finite"
         elif self._architecture.dtype == np.float32:
             cause = "float32 overflows on the way: scale the data, or use dtype='float64'"
         else:
             cause = "float64 overflows on the way: scale the data"
-        warnings.warn(f"{problem}; {cause}", RuntimeWarning, stacklevel=stacklevel)
+        errors.warn(f"{problem}; {cause}")
 
     def _workspace(self, with_loss: bool) -> Workspace:
         """Return this thread's workspace for a block of samples: building one takes longer than a small prediction."""
@@ -401,20 +401,6 @@ class MLP:
         if loss == "cross_entropy":
             return 1.0
         return float(self._architecture.layout.sizes[-1]) if loss == "binary_cross_entropy" else math.nan
-
-    def _output_array(self, out: npt.NDArray[Any] | None, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        shape = (x.shape[0], self._architecture.layout.sizes[-1])
-        if out is None:
-            return np.empty(shape, self.dtype)
-        if not isinstance(out, np.ndarray):
-            raise TypeError(f"out must be an ndarray, got {type(out).__name__}")
-        if out.shape != shape or out.dtype != self.dtype:
-            raise ValueError(f"out must have shape {shape} and dtype {self.dtype}, got {out.shape} and {out.dtype}")
-        if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
-            raise ValueError("out must be C-contiguous, aligned and writable")
-        if np.may_share_memory(out, x) or np.may_share_memory(out, self._params):
-            raise ValueError("out must not overlap x or the model's params")
-        return out
 
     def __copy__(self) -> MLP:
         """Return a copy that shares nothing with this model."""
@@ -444,29 +430,42 @@ def _hidden_activations(activation: str | Sequence[str], n_hidden: int) -> tuple
         return (_hidden_activation(activation, "activation"),) * n_hidden
     if not isinstance(activation, Sequence):
         raise TypeError(f"activation must be a str or a sequence of str, got {type(activation).__name__}")
-    if len(activation) != n_hidden:
-        raise ValueError(f"activation must have one name per hidden layer, {n_hidden}, got {len(activation)}")
-    return tuple(_hidden_activation(name, f"activation[{i}]") for i, name in enumerate(activation))
+    names = tuple(activation)
+    if len(names) != n_hidden:
+        raise ValueError(f"activation must have one name per hidden layer, {n_hidden}, got {len(names)}")
+    return tuple(_hidden_activation(name, f"activation[{i}]") for i, name in enumerate(names))
 
 
 def _hidden_activation(name: object, what: str) -> str:
     known = [known for known in ACTIVATIONS if known != "softmax"]
-    if name == "softmax":
+    if isinstance(name, str) and folded(name) in ("softmax", "logsoftmax"):
+        raise ValueError(f"{what} must be one of {', '.join(map(repr, known))}, got {name!r}, which is for output only")
+    return name_of(name, known, what)
+
+
+def _output_activation(output: object, n_out: int) -> str:
+    name = name_of(output, ACTIVATIONS, "output")
+    if name == "softmax" and n_out == 1:
         raise ValueError(
-            f"{what} must be one of {', '.join(map(repr, known))}, got 'softmax', which is for output only"
+            "output='softmax' needs one output per class, at least two: for one that tells two classes apart use "
+            "output='sigmoid'"
         )
-    return checks.name_of(name, known, what)
+    return name
 
 
-def _loss_of(loss: str | None, output: str) -> str:
+def _loss_of(loss: object, output: str) -> str:
     fused = next((name for name, entry in LOSSES.items() if entry.output == output), None)
     if loss is None:
         return fused or "mse"
-    name = checks.name_of(loss, LOSSES, "loss")
     unfused = tuple(known for known, entry in LOSSES.items() if entry.output is None and output != "softmax")
     permitted = (*((fused,) if fused else ()), *unfused)
+    name = name_of(loss, (*permitted, *(known for known in LOSSES if known not in permitted)), "loss")
     if name not in permitted:
-        raise ValueError(f"loss with output {output!r} must be one of {', '.join(map(repr, permitted))}, got {name!r}")
+        needed = LOSSES[name].output
+        hint = f", which goes with output={needed!r}" if needed else ""
+        raise ValueError(
+            f"loss with output {output!r} must be one of {', '.join(map(repr, permitted))}, got {name!r}{hint}"
+        )
     return name
 
 
@@ -475,7 +474,7 @@ def _dtype_of(dtype: npt.DTypeLike) -> np.dtype[Any]:
         resolved = np.dtype(dtype)
     except Exception:  # any: NumPy hands a text to Python's parser
         if isinstance(dtype, str):
-            checks.name_of(dtype, _DTYPES, "dtype")
+            name_of(dtype, _DTYPES, "dtype")
         resolved = None
     if dtype is None or resolved is None or resolved.name not in _DTYPES or not resolved.isnative:
         raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")

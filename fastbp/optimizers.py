@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbp import checks
+from fastbp.names import nearest
 from fastbp.schedules import LearningRate, check_learning_rate
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop"]
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "check_optimizer"]
 
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -301,6 +302,7 @@ class Adam(Optimizer):
         """``[beta1, 1 - beta1, beta2, 1 - beta2, eps]``."""
         return np.array([self.beta1, 1.0 - self.beta1, self.beta2, 1.0 - self.beta2, self.eps])
 
+    @np.errstate(all="ignore")  # silent whatever the user's: a rate may vanish, or diverge later
     def coefficients(self, learning_rates: Float64Array, first_step: int) -> Float64Array:
         """Return ``[learning_rate / (1 - beta1**t), 1 / sqrt(1 - beta2**t)]`` with ``t = step + 1`` for each step.
 
@@ -368,6 +370,7 @@ class AdamW(Optimizer):
         """``[beta1, 1 - beta1, beta2, 1 - beta2, eps]``."""
         return np.array([self.beta1, 1.0 - self.beta1, self.beta2, 1.0 - self.beta2, self.eps])
 
+    @np.errstate(all="ignore")
     def coefficients(self, learning_rates: Float64Array, first_step: int) -> Float64Array:
         """Return Adam's two coefficients and ``1 - learning_rate * weight_decay`` for each step.
 
@@ -378,10 +381,45 @@ class AdamW(Optimizer):
         return np.column_stack([adam.coefficients(learning_rates, first_step), decays])
 
 
+_NAMED = (
+    "SGD()",
+    "SGD(momentum=0.9)",
+    "SGD(momentum=0.9, nesterov=True)",
+    "Adagrad()",
+    "RMSprop()",
+    "Adam()",
+    "AdamW()",
+)
+"""What stands for an optimizer's name."""
+
+
+def check_optimizer(optimizer: object, dtype: npt.DTypeLike) -> Optimizer:
+    """Return `optimizer` if it is one, and its numbers are some in the model's `dtype`.
+
+    Raises
+    ------
+    TypeError
+        If it is no optimizer; the message proposes the one that a name or a class stands for.
+    ValueError
+        If its `eps` would be 0, subnormal or infinite in `dtype`.
+    """
+    if not isinstance(optimizer, Optimizer):
+        name = optimizer.__name__ if isinstance(optimizer, type) else optimizer
+        meant = nearest(name, _NAMED) if isinstance(name, str) else None
+        proposal = f" (did you mean fastbp.{meant}?)" if meant else ""
+        raise TypeError(
+            f"optimizer must be an optimizer such as fastbp.Adam(), got {checks.shown(optimizer)}{proposal}"
+        )
+    eps, info = getattr(optimizer, "eps", None), np.finfo(dtype)
+    low, high = float(info.tiny), float(info.max)
+    if eps is not None and not low <= eps <= high:
+        raise ValueError(f"eps must be in [{low:.2g}, {high:.2g}] for a model of {np.dtype(dtype)}, got {eps!r}")
+    return optimizer
+
+
 def _bias_corrections(beta: float, first_step: int, n_steps: int) -> Float64Array:
     """Return ``1 - beta**t`` for ``t = first_step + 1, ..., first_step + n_steps``."""
     # Once beta**t is below 2**-60 the difference is exactly 1, and long runs skip the powers.
     if beta == 0.0 or (first_step + 1) * math.log2(beta) < -60.0:
         return np.ones(n_steps)
-    with np.errstate(under="ignore"):
-        return 1.0 - np.power(beta, np.arange(first_step + 1, first_step + n_steps + 1, dtype=np.float64))
+    return 1.0 - np.power(beta, np.arange(first_step + 1, first_step + n_steps + 1, dtype=np.float64))

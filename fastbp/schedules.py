@@ -59,20 +59,26 @@ class Schedule:
         TypeError
             If `step` is no integer.
         ValueError
-            If a step is negative.
+            If a step is negative or does not fit in an int64.
         """
         if not isinstance(step, np.ndarray):
-            one_step = checks.non_negative_int(step, "step")
+            one_step = checks.non_negative_int(step, "step", high=checks.MAX_STEP)
             return float(self._at(np.array([one_step], dtype=np.int64))[0])
         if step.dtype.kind not in "iu":
             raise TypeError(f"step must be an integer or an array of integers, got dtype {step.dtype}")
         if step.size and step.min() < 0:
             raise ValueError(f"step must be >= 0, got {step.min()}")
+        if step.size and step.max() > checks.MAX_STEP:
+            raise ValueError(f"step must be <= {checks.MAX_STEP}, got {step.max()}")
         # Always one contiguous dimension: NumPy's code for scalars and for strides may round otherwise.
         return self._at(np.ascontiguousarray(step, dtype=np.int64).reshape(-1)).reshape(step.shape)
 
     def _at(self, steps: npt.NDArray[np.int64]) -> Float64Array:
-        """Return the learning rates of contiguous 1-D `steps`."""
+        """Return the learning rates of contiguous 1-D `steps`.
+
+        Silently, whatever the user's `np.errstate`: a rate that vanishes is 0, and one that is not finite is refused
+        by `sample`.
+        """
         raise NotImplementedError
 
 
@@ -90,7 +96,7 @@ class StepDecay(Schedule):
     factor : float
         In (0, 1].
     every : int
-        Number of steps between two changes, >= 1.
+        Number of steps between two changes, from 1 to 2**63 - 1.
 
     Notes
     -----
@@ -111,9 +117,9 @@ class StepDecay(Schedule):
         _check_fraction(self, "factor")
         _check_steps(self, "every")
 
+    @np.errstate(all="ignore")
     def _at(self, steps: npt.NDArray[np.int64]) -> Float64Array:
-        with np.errstate(under="ignore"):
-            return self.initial * np.power(self.factor, (steps // self.every).astype(np.float64))
+        return self.initial * np.power(self.factor, (steps // self.every).astype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -144,9 +150,9 @@ class ExponentialDecay(Schedule):
         _check_positive(self, "initial")
         _check_fraction(self, "rate")
 
+    @np.errstate(all="ignore")
     def _at(self, steps: npt.NDArray[np.int64]) -> Float64Array:
-        with np.errstate(under="ignore"):
-            return self.initial * np.power(self.rate, steps.astype(np.float64))
+        return self.initial * np.power(self.rate, steps.astype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,7 @@ class CosineDecay(Schedule):
     initial : float
         Learning rate of step 0, > 0.
     steps : int
-        Length of the decay, >= 1.
+        Length of the decay, from 1 to 2**63 - 1.
     final : float, default 0.0
         Learning rate from step `steps` on, >= 0.
 
@@ -189,6 +195,7 @@ class CosineDecay(Schedule):
         _check_steps(self, "steps")
         _check_non_negative(self, "final")
 
+    @np.errstate(all="ignore")
     def _at(self, steps: npt.NDArray[np.int64]) -> Float64Array:
         return _cosine(self.initial, self.final, np.minimum(steps, self.steps) / self.steps)
 
@@ -204,7 +211,7 @@ class PolynomialDecay(Schedule):
     initial : float
         Learning rate of step 0, > 0.
     steps : int
-        Length of the decay, >= 1.
+        Length of the decay, from 1 to 2**63 - 1.
     power : float, default 1.0
         Exponent, > 0; 1 is a straight line.
     final : float, default 0.0
@@ -231,10 +238,10 @@ class PolynomialDecay(Schedule):
         _check_positive(self, "power")
         _check_non_negative(self, "final")
 
+    @np.errstate(all="ignore")
     def _at(self, steps: npt.NDArray[np.int64]) -> Float64Array:
         remaining = 1.0 - np.minimum(steps, self.steps) / self.steps
-        with np.errstate(under="ignore"):
-            return self.final + (self.initial - self.final) * np.power(remaining, self.power)
+        return self.final + (self.initial - self.final) * np.power(remaining, self.power)
 
 
 @dataclass(frozen=True)
@@ -246,7 +253,7 @@ class InverseSqrtDecay(Schedule):
     initial : float
         Learning rate of step 0, > 0.
     steps : int
-        Time scale, >= 1: at this step the learning rate is ``initial / sqrt(2)``.
+        Time scale, from 1 to 2**63 - 1: at this step the learning rate is ``initial / sqrt(2)``.
 
     Notes
     -----
@@ -270,6 +277,7 @@ class InverseSqrtDecay(Schedule):
         _check_positive(self, "initial")
         _check_steps(self, "steps")
 
+    @np.errstate(all="ignore")
     def _at(self, steps: npt.NDArray[np.int64]) -> Float64Array:
         return np.asarray(self.initial / np.sqrt(1.0 + steps / self.steps))
 
@@ -288,7 +296,7 @@ class OneCycle(Schedule):
     peak : float
         Highest learning rate, > 0.
     steps : int
-        Length of the cycle, >= 1; the learning rate stays at ``peak / 2.5e5`` after it.
+        Length of the cycle, from 1 to 2**63 - 1; the learning rate stays at ``peak / 2.5e5`` after it.
 
     Notes
     -----
@@ -313,6 +321,7 @@ class OneCycle(Schedule):
         _check_positive(self, "peak")
         _check_steps(self, "steps")
 
+    @np.errstate(all="ignore")
     def _at(self, steps: npt.NDArray[np.int64]) -> Float64Array:
         start = self.peak / 25.0
         final = start / 1e4
@@ -333,7 +342,7 @@ class Warmup(Schedule):
     Parameters
     ----------
     steps : int
-        Length of the rise, >= 1. The learning rate of step 0 is 0.
+        Length of the rise, from 1 to 2**63 - 1. The learning rate of step 0 is 0.
     then : float, schedule or callable
         What follows. A callable takes the int ``step - steps`` and returns a float.
 
@@ -359,10 +368,16 @@ class Warmup(Schedule):
         is_rise = steps < self.steps
         values = np.empty(steps.shape, dtype=np.float64)
         if is_rise.any():
-            values[is_rise] = _values(self.then, np.zeros(1, dtype=np.int64))[0] * (steps[is_rise] / self.steps)
+            peak = _values(self.then, np.zeros(1, dtype=np.int64))
+            with np.errstate(all="ignore"):
+                values[is_rise] = peak * (steps[is_rise] / self.steps)
         if not is_rise.all():
             values[~is_rise] = _values(self.then, steps[~is_rise] - self.steps)
         return values
+
+
+# Exactly these are asked for many steps at once: a subclass might answer for another number of them.
+_VECTORISED = (StepDecay, ExponentialDecay, CosineDecay, PolynomialDecay, InverseSqrtDecay, OneCycle, Warmup)
 
 
 def check_learning_rate(value: object, name: str = "learning_rate") -> LearningRate:
@@ -377,7 +392,7 @@ def check_learning_rate(value: object, name: str = "learning_rate") -> LearningR
     """
     if isinstance(value, type) or not (callable(value) or isinstance(value, (int, float, np.number))):
         raise TypeError(
-            f"{name} must be a number, a schedule or a callable of the step, got {value!r} of type "
+            f"{name} must be a number, a schedule or a callable of the step, got {checks.shown(value)} of type "
             f"{type(value).__name__}"
         )
     if callable(value):
@@ -418,7 +433,7 @@ def sample(learning_rate: LearningRate, first_step: int, n_steps: int) -> Float6
 
 def _values(learning_rate: LearningRate, steps: npt.NDArray[np.int64]) -> Float64Array:
     """Return the learning rates of 1-D `steps`, unchecked but for their type."""
-    if isinstance(learning_rate, Schedule) and type(learning_rate).__module__ == __name__:
+    if isinstance(learning_rate, _VECTORISED) and type(learning_rate) in _VECTORISED:
         return learning_rate(steps)
     if callable(learning_rate):
         rates = (_as_float(learning_rate(step), step) for step in steps.tolist())
@@ -432,9 +447,8 @@ def _as_float(value: object, step: int) -> float:
         return value
     number = np.asarray(value)
     if number.ndim != 0 or number.dtype.kind not in "iuf":
-        raise TypeError(
-            f"learning_rate must return a float, got {value!r} of type {type(value).__name__} at step {step}"
-        )
+        got = f"{checks.shown(value)} of type {type(value).__name__}"
+        raise TypeError(f"learning_rate must return a float, got {got} at step {step}")
     return float(number)
 
 
@@ -458,4 +472,4 @@ def _check_fraction(schedule: Schedule, name: str) -> None:
 
 
 def _check_steps(schedule: Schedule, name: str) -> None:
-    object.__setattr__(schedule, name, checks.positive_int(getattr(schedule, name), name))
+    object.__setattr__(schedule, name, checks.positive_int(getattr(schedule, name), name, high=checks.MAX_STEP))

@@ -9,18 +9,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastbp.checks import source_code
+from fastbp.errors import warn
+from fastbp.kernels.gather import SOURCE_DTYPES
 from fastbp.kernels.step import Source
+from fastbp.resolution import lost_columns
 
-__all__ = ["NO_DATA", "Data", "source_of"]
+__all__ = ["NO_DATA", "Data", "source_code", "source_of"]
 
 
 _FINGERPRINT_ROWS = 256
+_SHOWN_COLUMNS = 5
+
+_SOURCE_CODES = {(np.dtype(name).kind, np.dtype(name).itemsize): code for code, name in enumerate(SOURCE_DTYPES)}
 
 
 @dataclass(frozen=True)
 class Data:
-    """Features and targets that `fastbp.checks` has passed; keeps the arrays alive that `source` points into.
+    """Features and targets that `fastbp.arrays` has passed; keeps the arrays alive that `source` points into.
 
     Parameters
     ----------
@@ -49,8 +54,24 @@ class Data:
             hasher.update(np.ascontiguousarray(array[rows]).tobytes())
         return hasher.hexdigest()
 
+    def warn_of_lost_digits(self, dtype: np.dtype[Any]) -> None:
+        """Warn once if rounding to the model's `dtype` loses what distinguishes the rows of a column."""
+        arrays = {"x": self.x} if self.is_labels else {"x": self.x, "y": self.y}
+        lost = {name: columns for name, array in arrays.items() if (columns := lost_columns(array, dtype))}
+        if lost:
+            named = " and ".join(_column_names(name, columns) for name, columns in lost.items())
+            warn(
+                f"{named}: the values lie too close together, so far from 0, for float32, in which the model computes "
+                'and which keeps 7 digits of them; subtract the mean of each such column, or use dtype="float64"'
+            )
+
 
 NO_DATA = Data(np.empty((0, 0)), np.empty(0), is_labels=False)
+
+
+def source_code(dtype: np.dtype[Any]) -> int:
+    """Return the index of a native `dtype` in `SOURCE_DTYPES`. No checks: the caller has passed the array through."""
+    return _SOURCE_CODES[dtype.kind, dtype.itemsize]
 
 
 def source_of(x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None, is_labels: bool = False) -> Source:
@@ -69,3 +90,10 @@ def source_of(x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None, is_labels:
         of_y = (y.ctypes.data, y.strides[0], column, source_code(y.dtype), int(is_labels))
     row, column = x.strides
     return Source(x.ctypes.data, row, column, source_code(x.dtype), *of_y, x.shape[0])
+
+
+def _column_names(name: str, columns: list[int]) -> str:
+    """Return the first columns of an array in words."""
+    shown = ", ".join(str(column) for column in columns[:_SHOWN_COLUMNS])
+    more = f" and {len(columns) - _SHOWN_COLUMNS} more" if len(columns) > _SHOWN_COLUMNS else ""
+    return f"column{'s' if len(columns) > 1 else ''} {shown}{more} of {name}"

@@ -6,14 +6,12 @@ import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fastbp import checks, schedules
 from fastbp.driver import Stepper, rule_of
 from fastbp.history import History, check_metrics
 from fastbp.loop import Limits, Loop, Validation
 from fastbp.model import MLP
-from fastbp.optimizers import Adam, Optimizer
+from fastbp.optimizers import Adam, Optimizer, check_optimizer
 from fastbp.state import Buffers, Position, RuleMemory, RunState
 from fastbp.stopping import EarlyStopping, StopRule, check_rules
 from fastbp.workers import checked_threads
@@ -92,7 +90,7 @@ class Trainer:
     ) -> None:
         checks.first_initialisation(self, "_run")
         self._model = _checked_model(model)
-        self._rule = rule_of(_checked_optimizer(optimizer, self._model._architecture.dtype))
+        self._rule = rule_of(check_optimizer(optimizer, self._model._architecture.dtype))
         self._batch_size = None if batch_size is None else checks.positive_int(batch_size, "batch_size")
         self._shuffle = checks.flag(shuffle, "shuffle")
         self._drop_last = checks.flag(drop_last, "drop_last")
@@ -153,10 +151,11 @@ class Trainer:
         Parameters
         ----------
         x : array_like, shape (n_samples, n_features), read-only
-            bool, integers or floats of any width, order and strides, as they are. Finite.
+            bool, integers or floats of any width, order and strides, as they are. Finite. Any byte of a bool array that
+            is not 0 is read as 1.
         y : array_like, read-only
             Values (n_samples, n_out), for one output also (n_samples,); for a softmax integer classes (n_samples,) or
-            (n_samples, 1), or probabilities (n_samples, n_out).
+            (n_samples, 1), or probabilities (n_samples, n_out), each rounded to three decimals or more exact.
         epochs : int or None, default 100
             Epochs to end; None for no limit, if `max_steps` or `stop` gives one.
         max_steps : int, optional
@@ -187,6 +186,12 @@ class Trainer:
             On Ctrl-C, after a whole step.
         RuntimeError
             If the model is being trained already.
+
+        Warns
+        -----
+        RuntimeWarning
+            If x or y hold more digits than float32 and it cannot tell the rows of a column apart: they differ, but by
+            less than 2**-12 of the largest magnitude. Subtract the mean, or use ``dtype="float64"``.
         """
         data = self._model._checked_data(x, y)
         rules = check_rules(stop)
@@ -199,6 +204,7 @@ class Trainer:
         show_progress = checks.flag(progress, "progress")
         limits.check()
         schedules.sample(self._rule.optimizer.learning_rate, self.n_steps, 1)
+        data.warn_of_lost_digits(self._model._architecture.dtype)
         turn = self._model._turn
         with turn.take():
             turn.finish()
@@ -323,12 +329,3 @@ def _checked_model(model: object) -> MLP:
     if not isinstance(model, MLP):
         raise TypeError(f"model must be an MLP, got {type(model).__name__}")
     return model
-
-
-def _checked_optimizer(optimizer: object, dtype: np.dtype[Any]) -> Optimizer:
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer must be an optimizer such as fastbp.Adam(), got {optimizer!r}")
-    eps = getattr(optimizer, "eps", None)
-    if eps is not None and eps < np.finfo(dtype).tiny:
-        raise ValueError(f"eps must be at least {np.finfo(dtype).tiny:.2g} for a model of {dtype}, got {eps!r}")
-    return optimizer

@@ -169,6 +169,12 @@ def pyplot():
     pyplot.close("all")
 
 
+def test_spans_decade_of_huge_losses_is_silent_under_strict_numpy_errors():
+    for losses, expected in (([1e308, 1.5e308], False), ([1e300, 1e308], True), ([5e-324, 1e-300], True)):
+        with np.errstate(all="raise"):
+            assert filled(2, validation_loss=losses)._spans_decade(("validation_loss",)) is expected
+
+
 @pytest.mark.usefixtures("pyplot")
 def test_plot_losses_over_a_decade_are_logarithmic():
     ax = filled(30, validation_loss=np.linspace(1.0, 0.5, 30)).plot()

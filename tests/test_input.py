@@ -131,6 +131,38 @@ def test_predict_integer_extremes_are_rounded_as_numpy_does(dtype):
         np.testing.assert_array_equal(model.predict(x), x.astype(model_dtype))
 
 
+def odd_bools(values):
+    """Return a bool array with all kinds of bytes that are not 0 for True."""
+    return np.where(values, np.resize([255, 2, 128, 1], np.shape(values)), 0).astype(np.uint8).view(bool)
+
+
+@pytest.mark.parametrize("role", ["x", "values", "binary", "labels", "one-hot", "labels of three classes"])
+def test_fit_any_byte_of_a_bool_that_is_not_0_is_1(role):
+    bools = small_integers(bool, (30, 3))
+    one_hot = np.eye(3, dtype=bool)[np.arange(30) % 3]
+    x, _ = regression(30)
+    make_model, given = {
+        "x": (regressor, bools),
+        "values": (regressor, bools[:, :1]),
+        "binary": (lambda: fastbp.MLP([3, 5, 1], output="sigmoid", seed=0), bools[:, 0]),
+        "labels": (lambda: fastbp.MLP([3, 5, 2], output="softmax", seed=0), bools[:, 0]),
+        "one-hot": (lambda: fastbp.MLP([3, 5, 3], output="softmax", seed=0), one_hot),
+        "labels of three classes": (lambda: fastbp.MLP([3, 5, 3], output="softmax", seed=0), bools[:, :1]),
+    }[role]
+
+    def results(bools):
+        data = (bools, x[:, 0]) if role == "x" else (x, bools)
+        model = fitted(make_model, *data, validation_data=data)
+        loss, grad = model.loss_and_grad(*data)
+        history = model.history
+        return bits(model.params), model.loss(*data), loss, bits(grad), bits(history.loss), bits(history.accuracy)
+
+    expected = results(given.astype(np.uint8))
+    assert results(given) == expected
+    for layout in ("C", "Fortran", "strided", "read-only", "in a wider one") if given.ndim == 2 else ("C", "read-only"):
+        assert results(LAYOUTS[layout](odd_bools(given))) == expected
+
+
 def test_fit_repeated_row_without_memory_of_its_own():
     x, y = np.broadcast_to(np.ones(3), (30, 3)), np.broadcast_to(0.5, (30, 1))
     assert bits(fitted(regressor, x, y).params) == bits(fitted(regressor, x.copy(), y.copy()).params)

@@ -1,12 +1,13 @@
 import dataclasses
 import pickle
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop, check_optimizer
 from fastbp.schedules import CosineDecay
 
 OPTIMIZERS = [
@@ -257,3 +258,70 @@ def test_optimizer_pickled_is_equal_and_frozen(optimizer):
     assert pickle.loads(pickle.dumps(optimizer)) == optimizer
     with pytest.raises(dataclasses.FrozenInstanceError):
         optimizer.learning_rate = 1.0
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("adam", "fastbp.Adam()"),
+        ("SGD", "fastbp.SGD()"),
+        ("nesterov", "fastbp.SGD(momentum=0.9, nesterov=True)"),
+        (Adam, "fastbp.Adam()"),
+        (RMSprop, "fastbp.RMSprop()"),
+    ],
+)
+def test_check_optimizer_names_and_classes_propose_the_optimizer(given, meant):
+    with pytest.raises(TypeError, match=r"optimizer must be an optimizer such as fastbp.Adam\(\), got") as error:
+        check_optimizer(given, "float32")
+    assert f"(did you mean {meant}?)" in str(error.value)
+
+
+@pytest.mark.parametrize("given", [None, 0.1, "zzz", dict, [Adam()]])
+def test_check_optimizer_what_means_none_raises_type_error(given):
+    with pytest.raises(TypeError, match=r"optimizer must be an optimizer such as fastbp.Adam\(\), got [^?]*$"):
+        check_optimizer(given, "float32")
+
+
+@pytest.mark.parametrize("state", ["raise", "warn", "call"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_check_optimizer_eps_is_a_normal_number_of_the_dtype(dtype, state):
+    info = np.finfo(dtype)
+    with np.errstate(all=state, call=unexpected):
+        for eps in (float(info.tiny), float(info.max)):
+            for make in (Adagrad, RMSprop, Adam, AdamW):
+                assert check_optimizer(make(eps=eps), dtype).eps == eps
+        for eps in (float(info.tiny) / 2, 1e300 if dtype == "float32" else 5e-324):
+            with pytest.raises(
+                ValueError, match=rf"eps must be in \[.*\] for a model of {dtype}, got {re.escape(repr(eps))}"
+            ):
+                check_optimizer(Adam(eps=eps), dtype)
+
+
+def unexpected(kind, flag):
+    raise AssertionError(f"NumPy reported {kind}")
+
+
+ANY_RATE = st.floats(0.0, allow_infinity=False, exclude_min=True)
+ANY_FRACTION = st.floats(0.0, 1.0, exclude_max=True)
+
+
+@given(
+    st.one_of(
+        st.builds(SGD, ANY_RATE, momentum=ANY_FRACTION),
+        st.builds(Adagrad, ANY_RATE, eps=ANY_RATE),
+        st.builds(RMSprop, ANY_RATE, ANY_FRACTION, ANY_RATE, ANY_FRACTION, st.booleans()),
+        st.builds(Adam, ANY_RATE, ANY_FRACTION, ANY_FRACTION, ANY_RATE),
+        st.builds(AdamW, ANY_RATE, ANY_FRACTION, ANY_FRACTION, ANY_RATE, ANY_RATE),
+    ),
+    st.integers(0, 10**15),
+    st.sampled_from(["raise", "warn", "call"]),
+)
+def test_numbers_of_any_legal_optimizer_come_silently_under_any_errstate(optimizer, first_step, state):
+    rates = np.full(3, optimizer.learning_rate)
+    with np.errstate(all=state, call=unexpected):
+        coefficients, constants = optimizer.coefficients(rates, first_step), optimizer.constants
+
+    assert not np.isnan(coefficients).any()
+    assert np.isfinite(constants).all()
+    if not isinstance(optimizer, (Adam, AdamW)):
+        np.testing.assert_array_equal(coefficients[:, 0], rates)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastbp import schedules
+from fastbp.checks import MAX_STEP
 from fastbp.schedules import (
     CosineDecay,
     ExponentialDecay,
@@ -203,6 +204,16 @@ def test_sample_no_float_raises_type_error_naming_step(bad):
         sample(lambda step: bad, 3, 1)
 
 
+def test_sample_subclass_is_asked_for_one_step_after_the_other_whatever_it_says_of_itself():
+    class Impostor(CosineDecay):
+        def __call__(self, step):
+            return 0.5 if isinstance(step, int) else np.zeros(0)
+
+    Impostor.__module__ = CosineDecay.__module__
+
+    np.testing.assert_array_equal(sample(Impostor(0.1, 10), 0, 3), [0.5, 0.5, 0.5])
+
+
 def test_sample_errors_of_the_callable_pass_through():
     with pytest.raises(ZeroDivisionError):
         sample(lambda step: 1 / step, 0, 1)
@@ -220,9 +231,60 @@ def test_call_bad_step_raises():
         schedule(-1)
 
 
-def test_exponential_decay_underflow_is_zero_under_strict_numpy_errors():
-    with np.errstate(all="raise"):
-        assert ExponentialDecay(0.1, 0.5)(10**6) == 0.0
+ANY_RATE = st.floats(0.0, 1e300, exclude_min=True)
+ANY_FRACTION = st.floats(0.0, 1.0, exclude_min=True)
+ANY_LENGTH = st.integers(1, MAX_STEP)
+ANY_SCHEDULE = st.one_of(
+    st.builds(StepDecay, ANY_RATE, ANY_FRACTION, ANY_LENGTH),
+    st.builds(ExponentialDecay, ANY_RATE, ANY_FRACTION),
+    st.builds(CosineDecay, ANY_RATE, ANY_LENGTH, ANY_RATE),
+    st.builds(PolynomialDecay, ANY_RATE, ANY_LENGTH, ANY_RATE, ANY_RATE),
+    st.builds(InverseSqrtDecay, ANY_RATE, ANY_LENGTH),
+    st.builds(OneCycle, ANY_RATE, ANY_LENGTH),
+)
+
+
+@given(
+    st.one_of(ANY_SCHEDULE, st.builds(Warmup, ANY_LENGTH, st.one_of(ANY_RATE, ANY_SCHEDULE))),
+    st.one_of(st.integers(0, 10), st.integers(0, MAX_STEP - 100)),
+    st.sampled_from(["raise", "warn", "call"]),
+)
+def test_any_legal_schedule_gives_rates_silently_under_any_errstate(schedule, first_step, state):
+    def unexpected(kind, flag):
+        raise AssertionError(f"NumPy reported {kind}")
+
+    with np.errstate(all=state, call=unexpected):
+        rates = sample(schedule, first_step, 5)
+        assert schedule(first_step) == rates[0]
+        schedule(MAX_STEP)
+
+
+def test_exponential_decay_underflow_is_zero():
+    assert ExponentialDecay(0.1, 0.5)(10**6) == 0.0
+
+
+@pytest.mark.parametrize("steps", [2**63, 2**80, 10**400, 10**5000], ids=["2**63", "2**80", "10**400", "10**5000"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda steps: StepDecay(0.1, 0.5, steps),
+        lambda steps: CosineDecay(0.1, steps),
+        lambda steps: PolynomialDecay(0.1, steps),
+        lambda steps: InverseSqrtDecay(0.1, steps),
+        lambda steps: OneCycle(0.1, steps),
+        lambda steps: Warmup(steps, 0.1),
+    ],
+)
+def test_schedule_over_more_steps_than_there_can_be_raises_value_error(make, steps):
+    make(MAX_STEP)(MAX_STEP)
+    with pytest.raises(ValueError, match=f"(steps|every) must be a positive integer <= {MAX_STEP}, got"):
+        make(steps)
+
+
+@pytest.mark.parametrize("step", [2**63, 10**400, np.array([0, 2**63], np.uint64)])
+def test_call_step_that_there_cannot_be_raises_value_error(step):
+    with pytest.raises(ValueError, match=f"step must be .*<= {MAX_STEP}, got"):
+        StepDecay(0.1, 0.5, 3)(step)
 
 
 @pytest.mark.parametrize(

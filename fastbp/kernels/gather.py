@@ -23,7 +23,7 @@ from fastbp.kernels.simd import (
 )
 from fastbp.kernels.tile import panel_of, transpose_rows, transpose_square
 
-# The code of a dtype is its place here; bool is read as uint8.
+# The code of a dtype is its place here.
 SOURCE_DTYPES = (
     "uint8",
     "int8",
@@ -36,8 +36,9 @@ SOURCE_DTYPES = (
     "float16",
     "float32",
     "float64",
+    "bool",
 )
-UINT8, INT8, UINT16, INT16, UINT32, INT32, UINT64, INT64, FLOAT16, FLOAT32, FLOAT64 = range(len(SOURCE_DTYPES))
+UINT8, INT8, UINT16, INT16, UINT32, INT32, UINT64, INT64, FLOAT16, FLOAT32, FLOAT64, BOOL = range(len(SOURCE_DTYPES))
 
 
 def _reader(dtype):
@@ -92,6 +93,8 @@ def _read_integer(address, dtype):
         return np.int64(read_int32(address))
     if dtype in (UINT64, INT64):
         return read_int64(address)
+    if dtype == BOOL:  # a view of other bytes as bool may hold any
+        return np.int64(read_uint8(address) != 0)
     return np.int64(-1)
 
 
@@ -113,6 +116,9 @@ def _cast_row(row, stride, dtype, n, out):
     elif dtype == UINT8:
         for j in range(n):
             out[j] = read_uint8(row + j * stride)
+    elif dtype == BOOL:
+        for j in range(n):
+            out[j] = read_uint8(row + j * stride) != 0
     elif dtype == UINT64:
         for j in range(n):
             out[j] = read_uint64(row + j * stride)

@@ -2,18 +2,19 @@
 
 import numpy as np
 import pytest
-from numba import types
 
-from fastbp.checks import source_code
 from fastbp.kernels import gather
 from fastbp.kernels.target import lanes
 from fastbp.kernels.tile import panel_width
+from fastbp.sources import source_code
 from guards import guarded, needs_guard_pages
 from leaves import call, panels_of
 
 pytestmark = needs_guard_pages
 
 DTYPES = ["float32", "float64"]
+INTEGERS = [name for name in gather.SOURCE_DTYPES if np.dtype(name).kind in "iu"]
+FLOATS = [name for name in gather.SOURCE_DTYPES if np.dtype(name).kind == "f"]
 SIZES = [1, 3, 7, 8, 9, 16, 17, 33]
 
 # A view of a larger array, (n_samples, n_features), of the memory that `guarded` gives to its base.
@@ -36,6 +37,8 @@ def source(rng, dtype, n_samples, n_features, view="C", at_start=False):
     dtype = np.dtype(dtype)
     if dtype.kind == "f":
         base = rng.normal(size=shape).astype(dtype)
+    elif dtype.kind == "b":
+        base = rng.integers(2, size=shape).astype(dtype)
     else:
         limits = np.iinfo(dtype)
         base = rng.integers(limits.min, limits.max, shape, dtype, endpoint=True)
@@ -120,7 +123,7 @@ def labels_gathered(y, rows, n_classes, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("stride", [1, 3, -1, -2])
-@pytest.mark.parametrize("source_dtype", gather.SOURCE_DTYPES[:8])
+@pytest.mark.parametrize("source_dtype", INTEGERS)
 def test_gather_labels_any_dtype_and_stride_gives_one_hot_panels(source_dtype, stride, dtype):
     rng = np.random.default_rng(2)
     for n_samples, n_classes in ((1, 1), (3, 2), (9, 10), (33, 3), (70, 7)):
@@ -133,7 +136,7 @@ def test_gather_labels_any_dtype_and_stride_gives_one_hot_panels(source_dtype, s
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("source_dtype", gather.SOURCE_DTYPES[:8])
+@pytest.mark.parametrize("source_dtype", INTEGERS)
 def test_gather_labels_out_of_range_are_counted_and_not_written(source_dtype, dtype):
     limits, n_classes = np.iinfo(source_dtype), 5
     y = np.array([0, n_classes, 4, limits.max, limits.min, 3, limits.max // 2 + 1], source_dtype)
@@ -146,7 +149,7 @@ def test_gather_labels_out_of_range_are_counted_and_not_written(source_dtype, dt
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("source_dtype", gather.SOURCE_DTYPES[8:])
+@pytest.mark.parametrize("source_dtype", FLOATS)
 def test_gather_labels_float_code_is_out_of_range(source_dtype, dtype):
     panels, n_outside = labels_gathered(guarded(np.ones(3, source_dtype)), range(3), 2, dtype)
     assert n_outside == 3
@@ -196,6 +199,20 @@ def test_copy_rounds_up_to_whole_vectors_and_no_further(dtype):
         np.testing.assert_array_equal(out[:n_elements], values[:n_elements])
 
 
-def test_source_dtypes_codes_are_those_of_checks():
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("stride", [1, -2])
+def test_gather_any_byte_of_a_bool_that_is_not_0_is_1(stride, dtype):
+    values = guarded(np.arange(256, dtype=np.uint8).view(bool))[::stride]
+    expected = values.view(np.uint8) != 0
+    rows = np.random.default_rng(0).permutation(len(values))
+
+    assert_same_bits(gathered(values[:, np.newaxis], rows, dtype), panels_of(expected[rows, np.newaxis].astype(dtype)))
+    panels, n_outside = labels_gathered(values, rows, 2, dtype)
+    assert n_outside == 0
+    assert_same_bits(panels, panels_of(np.eye(2, dtype=dtype)[expected[rows].astype(int)]))
+
+
+def test_source_code_is_the_place_in_source_dtypes():
     assert [source_code(np.dtype(name)) for name in gather.SOURCE_DTYPES] == list(range(len(gather.SOURCE_DTYPES)))
-    assert types.uint8.bitwidth == 8 * np.dtype(bool).itemsize  # bool is read as uint8
+    for dtype in (np.longlong, np.intp):
+        assert gather.SOURCE_DTYPES[source_code(np.dtype(dtype))] == np.dtype(dtype).name
