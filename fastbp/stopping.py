@@ -1,4 +1,4 @@
-"""Stop rules: when a fit ends before its last epoch. They hold no state; the trainer keeps it."""
+"""Stop rules: when a fit ends before its last epoch. They hold no state; the trainer remembers it from fit to fit."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ __all__ = ["Convergence", "EarlyStopping", "StopRule", "TargetLoss", "TimeLimit"
 
 
 class StopRule:
-    """Base class of all stop rules. They hold no state: each fit starts with a fresh count."""
+    """Base class of all stop rules.
+
+    They hold no state. A `Trainer` remembers it from fit to fit, so that several fits stop where one would have; it
+    starts anew when the rule is another. `MLP.fit` always starts anew. A fit whose rule has no patience left takes one
+    epoch more, which may renew it.
+    """
 
 
 @dataclass(frozen=True)
 class Convergence(StopRule):
     """Stop when the training loss has ceased to improve.
 
-    After each whole epoch its mean training loss is compared with `best`, the lowest of the earlier epochs of this fit.
+    After each whole epoch its mean training loss is compared with `best`, the lowest of the earlier epochs.
     The epoch counts as an improvement if ``loss < best - tol``; the run stops after `patience` epochs in a row without
     one. `best` follows every lower loss, however small the gain, so a slow creep ends the run.
 
@@ -51,9 +56,10 @@ class Convergence(StopRule):
 class EarlyStopping(StopRule):
     """Stop when the validation loss has ceased to improve, and go back to the best parameters.
 
-    After each whole epoch its validation loss is compared with `best`, the lowest of the earlier epochs of this fit.
-    The epoch counts as an improvement if ``validation_loss < best - min_delta``; the run stops after `patience` epochs
-    in a row without one. A fit with this rule needs `validation_data`.
+    After each whole epoch its validation loss is compared with `best`, the lowest of the earlier epochs and of the
+    parameters at the start. The epoch counts as an improvement if ``validation_loss < best - min_delta``; the run stops
+    after `patience` epochs in a row without one. A fit with this rule needs `validation_data`; on other data the rule
+    starts anew.
 
     Parameters
     ----------
@@ -62,8 +68,9 @@ class EarlyStopping(StopRule):
     min_delta : float, default 0.0
         Absolute improvement, >= 0, in units of the loss.
     restore_best : bool, default True
-        Whether parameters and moments go back to those of the epoch with the lowest validation loss, however the run
-        ends. The count of steps, and with it schedule and position in the data, does not go back.
+        Whether the model gets the parameters of the epoch with the lowest validation loss, or of the start, however
+        the run ends. The run itself does not go back: the next `Trainer.fit` goes on from its last step, as if it had
+        been one fit, unless somebody has written to the parameters since or taken a step.
 
     References
     ----------

@@ -66,6 +66,13 @@ class Trainer:
     The same seed gives the same bits, run to run and process to process, for one version of fastbp, Numba and LLVM on
     one kind of CPU; `threads`, `progress` and stops in between change none of them.
 
+    Any exception, at any place, leaves parameters, moments, count, position and history of one whole step, from which
+    the next call goes on. An epoch that was interrupted before it was validated is validated by the next fit on the
+    same validation data.
+
+    A trainer that is copied, or pickled, is a whole one, with a model of its own. A copy that another thread takes while
+    a fit runs goes on at the beginning of a step, but its parameters may be those of a step half done.
+
     Examples
     --------
     >>> import numpy as np, fastbp
@@ -183,9 +190,10 @@ class Trainer:
             If the loss is not finite: the parameters are those before the step. Or if a new parameter is not: the step
             was taken. `EarlyStopping` goes back to its best epoch in either case.
         KeyboardInterrupt
-            On Ctrl-C, after a whole step.
+            On Ctrl-C, after a whole step; so too whatever else a signal's handler raises.
         RuntimeError
-            If the model is being trained already.
+            If the model is being trained already, or this process was forked while a step of this trainer, by another
+            thread, was changing the parameters.
 
         Warns
         -----

@@ -511,6 +511,49 @@ threading.Thread(target=fit).start()
     assert output == ["2"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pages are unmapped there in another way")
+def test_helper_that_comes_when_all_is_over_reads_nothing_that_was_freed():
+    # Each table of a call lies on a page of its own, which is unmapped when the table is freed; helpers come only then.
+    output = run_script(
+        """
+import gc, mmap
+import numpy as np
+import fastbp
+
+class Paged:
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+    def array(self, values, dtype=None):
+        source = np.array(values, dtype)
+        table = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), source.dtype, source.size).reshape(source.shape)
+        table[...] = source
+        return table
+
+late = []
+
+class Late:
+    def submit(self, function, *arguments):
+        late.append((function, arguments))
+
+workers._POOL, workers.available_cores, driver.np = Late(), lambda: 2, Paged()
+x = np.random.default_rng(0).standard_normal((4096, 300)).astype(np.float32)
+model = fastbp.MLP([300, 512, 1], seed=0)
+model.fit(x, x[:, 0], batch_size=1024, epochs=20, threads=2, seed=0)
+del model, x
+gc.collect()
+print(len(late) > 0)
+for function, arguments in late:
+    helper = threading.Thread(target=function, args=arguments)
+    helper.start()
+    helper.join()
+del late[:], function, arguments
+print("survived")
+"""
+    )
+    assert output == ["True", "survived"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
 @pytest.mark.parametrize("threads", [1, 2, 8, "auto"])
 def test_interrupt_with_threads_leaves_a_whole_step(threads):

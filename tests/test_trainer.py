@@ -822,3 +822,42 @@ def test_trainer_eps_that_vanishes_in_the_dtype_raises(optimizer):
     with pytest.raises(ValueError, match=r"eps must be in \[1\.2e-38, 3\.4e\+38\] for a model of float32, got 1e-60"):
         fastbp.Trainer(fastbp.MLP([2, 1]), optimizer=optimizer)
     fastbp.Trainer(fastbp.MLP([2, 1], dtype="float64"), optimizer=optimizer)
+
+
+@pytest.mark.parametrize(
+    ("x_scale", "y_scale", "cure"),
+    [
+        (1.0, 1.0, "try a smaller learning rate, a warm-up or scaled inputs"),
+        (1.0, 1e20, r"the targets are as large as \de\+20: scale them to about 1"),
+        (1.0, -1e20, r"the targets are as large as \de\+20: scale them to about 1"),
+        (1e25, 1e20, r"the inputs are as large as \d(.\d+)?e\+25: scale them to about 1"),
+    ],
+)
+@pytest.mark.parametrize("how", ["fit", "step"])
+def test_divergence_is_blamed_on_the_size_of_the_data_where_that_is_it(x_scale, y_scale, cure, how):
+    x, y = np.ones((20, 3)), np.ones(20)
+    model = fastbp.MLP([3, 8, 1], "identity", init=np.full(41, 0.5))
+    model.params[:] *= 1e19 if x_scale == y_scale == 1.0 else 1.0
+    trainer = fastbp.Trainer(model)
+    with pytest.raises(fastbp.DivergenceError, match=rf"not finite in step 0 \(epoch 1\).*before this step: {cure}"):
+        getattr(trainer, how)(x_scale * x, y_scale * y)
+
+
+def test_fit_on_other_data_that_does_not_come_to_its_first_step_keeps_the_place_in_the_epoch(monkeypatch):
+    x, y = regression()
+    trainer, twin = (fastbp.Trainer(regressor(), batch_size=8, seed=1) for _ in range(2))
+    for each in (trainer, twin):
+        each.fit(x, y, epochs=None, max_steps=5)
+
+    def no_memory(*arguments, **options):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastbp.driver.Workspace", no_memory)
+        with pytest.raises(MemoryError):
+            trainer.fit(x[:50], y[:50])
+    assert state_of(trainer) == state_of(twin)
+    for each in (trainer, twin):
+        each.fit(x, y, epochs=None, max_steps=20)
+    assert state_of(trainer) == state_of(twin)
+    assert rows_of(trainer.history) == rows_of(twin.history)
