@@ -70,8 +70,8 @@ class Trainer:
     the next call goes on. An epoch that was interrupted before it was validated is validated by the next fit on the
     same validation data.
 
-    A trainer that is copied, or pickled, is a whole one, with a model of its own. A copy that another thread takes while
-    a fit runs goes on at the beginning of a step, but its parameters may be those of a step half done.
+    A trainer that is copied, or pickled, is a whole one, with a model of its own. A copy that another thread takes
+    while a fit runs goes on at the beginning of a step, but its parameters may be those of a step half done.
 
     Examples
     --------
