@@ -25,10 +25,14 @@ SECONDS_PER_RUN = 0.3
 
 @dataclass(frozen=True)
 class Setting:
-    """A rival and its number of threads; None is the library's own choice, unpinned."""
+    """A rival and its number of threads; None is the library's own choice, unpinned.
+
+    `source` is the folder to import fastbp from, if it is not that of the environment.
+    """
 
     rival: str
     threads: int | None = 1
+    source: str | None = None
 
     @property
     def label(self) -> str:
@@ -96,6 +100,7 @@ class RivalProcess:
             "dtype": dtype,
             "threads": setting.threads,
             "cores": cores,
+            "source": setting.source,
         }
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("worker.py")), json.dumps(settings)],

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 
@@ -47,6 +48,14 @@ class Session:
         return self.module.Rival(self.shape, self.dtype, self.threads, shuffle=False).measure()
 
 
+def import_fastbp_from(source: str) -> None:
+    """Import fastbp from this folder, whichever version is installed."""
+    sys.path.insert(0, source)
+    found = import_module("fastbp").__file__
+    if not found or Path(source).resolve() not in Path(found).resolve().parents:
+        raise RuntimeError(f"fastbp was imported from {found}, not from {source}")
+
+
 def main() -> None:
     settings = json.loads(sys.argv[1])
     # What libraries print must not reach the pipe.
@@ -55,11 +64,14 @@ def main() -> None:
     cores = settings.pop("cores")
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
+    source = settings.pop("source")
     session = None
     for line in sys.stdin:
         request = json.loads(line)
         try:
             if session is None:
+                if source:
+                    import_fastbp_from(source)
                 session = Session(**settings)
             answer = {"result": getattr(session, request.pop("command"))(**request)}
         except Exception as error:
