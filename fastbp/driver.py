@@ -31,7 +31,6 @@ __all__ = [
     "Rule",
     "Stepper",
     "gradient",
-    "raise_if_failed",
     "rule_of",
 ]
 
@@ -187,6 +186,22 @@ class Driver:
             self._position.abandon_step()
         return status
 
+    def raise_if_failed(self, status: int) -> None:
+        """Raise what the kernel's status stands for, if it is an error."""
+        n_steps = self._position.n_steps
+        if status == kernel.DIVERGED:
+            message = (
+                f"the loss is not finite in step {n_steps} (epoch {self._position.n_epochs + 1}); the parameters are "
+                f"those before this step: {_cure_of_divergence(self._buffers.params, self.data)}"
+            )
+            raise DivergenceError(message, n_steps, step_taken=False)
+        if status == kernel.OVERFLOWED:
+            step = n_steps - 1
+            message = f"a parameter is not finite after step {step}, whose loss was finite; the step was taken"
+            raise DivergenceError(message, step, step_taken=True)
+        if status == kernel.LABELS_CHANGED:
+            raise ValueError(f"y changed during the fit: labels in step {n_steps} are out of range")
+
     def rates_of(self, steps: Array) -> Array:
         """Return the learning rates of steps that the last call has taken, or of the one before it."""
         first_step, rates, _, last_rate = self._rates
@@ -303,7 +318,7 @@ class Stepper:
         driver.data = data
         loss = _single_step(driver, self._position)
         if not math.isfinite(loss):
-            raise_if_failed(kernel.DIVERGED, self._position, data)
+            driver.raise_if_failed(kernel.DIVERGED)
         return loss
 
     def finish(self) -> None:
@@ -322,29 +337,14 @@ def _single_step(driver: Driver, position: Position) -> float:
         status = driver.advance(last_step)
     if status == kernel.DIVERGED:
         return float(position.totals[kernel.STEP_LOSS]) / driver.schedule.batch_size
-    raise_if_failed(status, position, driver.data)
+    driver.raise_if_failed(status)
     return float(driver.records[0, kernel.RECORD_LOSS])
 
 
-def raise_if_failed(status: int, position: Position, data: Data) -> None:
-    """Raise what the kernel's status stands for, if it is an error."""
-    if status == kernel.DIVERGED:
-        step = position.n_steps
-        message = (
-            f"the loss is not finite in step {step} (epoch {position.n_epochs + 1}); the parameters are those before "
-            f"this step: {_cure_of_divergence(data)}"
-        )
-        raise DivergenceError(message, step, step_taken=False)
-    if status == kernel.OVERFLOWED:
-        step = position.n_steps - 1
-        message = f"a parameter is not finite after step {step}, whose loss was finite; the step was taken"
-        raise DivergenceError(message, step, step_taken=True)
-    if status == kernel.LABELS_CHANGED:
-        raise ValueError(f"y changed during the fit: labels in step {position.n_steps} are out of range")
-
-
-def _cure_of_divergence(data: Data) -> str:
-    """Return what to try, by the size of the data: no learning rate helps where they are too large from the start."""
+def _cure_of_divergence(params: Array, data: Data) -> str:
+    """Return what to try: no learning rate helps where the data are too large from the start."""
+    if not np.isfinite(params).all():
+        return "they are not finite themselves"
     sizes = {"targets": 0.0 if data.is_labels else _largest(data.y), "inputs": _largest(data.x)}
     name = max(sizes, key=lambda which: sizes[which])
     if sizes[name] >= _LARGE:

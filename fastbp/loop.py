@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastbp import _jit
-from fastbp.driver import Driver, raise_if_failed
+from fastbp.driver import Driver
 from fastbp.history import metric_value
 from fastbp.kernels import training as kernel
 from fastbp.progress import Progress
@@ -147,12 +147,12 @@ class Loop:
                 status = self._driver.advance(self._last_step, self._seconds_left())
                 if self._collect() and self._validation is not None:
                     stops_early = self._validate(self._validation, self._validation.metrics)
-                raise_if_failed(status, self._position, self._data)
+                self._driver.raise_if_failed(status)
                 reason = self._reason(status, stops_early)
                 self._show(progress)
             status = self._driver.settle()
             self._collect()
-            raise_if_failed(status, self._position, self._data)
+            self._driver.raise_if_failed(status)
             if status == kernel.STOPPED:  # by the step that a time limit had cut
                 reason = self._reason(status, stops_early)
             self._history.stop_reason = reason

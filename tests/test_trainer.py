@@ -861,3 +861,10 @@ def test_fit_on_other_data_that_does_not_come_to_its_first_step_keeps_the_place_
         each.fit(x, y, epochs=None, max_steps=20)
     assert state_of(trainer) == state_of(twin)
     assert rows_of(trainer.history) == rows_of(twin.history)
+
+
+def test_divergence_of_parameters_that_are_not_finite_says_so():
+    trainer = fastbp.Trainer(regressor())
+    trainer.model.params[3] = np.nan
+    with pytest.raises(fastbp.DivergenceError, match="before this step: they are not finite themselves"):
+        trainer.step(*regression())
