@@ -67,7 +67,7 @@ class Loop:
 
     Parameters
     ----------
-    network : MLP
+    model : MLP
     rule : Rule
     buffers : Buffers
     state : RunState
@@ -142,20 +142,21 @@ class Loop:
             self._look_at_the_start()
             self._start = time.perf_counter()
             self._ended = _Ended(self._first_epoch, self._start - self._position.epoch_seconds)
-            reason, stops_early = None, False
+            reason = None
             while reason is None:
-                status = self._driver.advance(self._last_step, self._seconds_left())
-                if self._collect() and self._validation is not None:
-                    stops_early = self._validate(self._validation, self._validation.metrics)
-                self._driver.raise_if_failed(status)
-                reason = self._reason(status, stops_early)
+                reason = self._take_in(self._driver.advance(self._last_step, self._seconds_left()))
                 self._show(progress)
             status = self._driver.settle()
-            self._collect()
-            self._driver.raise_if_failed(status)
-            if status == kernel.STOPPED:  # by the step that a time limit had cut
-                reason = self._reason(status, stops_early)
+            if status != kernel.PAUSED:  # a time limit had cut the step
+                reason = self._take_in(status) or reason
             self._history.stop_reason = reason
+
+    def _take_in(self, status: int) -> str | None:
+        """Record and validate what the last call of the kernel has done; returns why the fit ends, or None."""
+        has_epochs, validation = self._collect(), self._validation
+        stops_early = has_epochs and validation is not None and self._validate(validation, validation.metrics)
+        self._driver.raise_if_failed(status)
+        return "EarlyStopping" if stops_early else self._reason(status)
 
     def finish(self) -> None:
         """Make parameters, position and history whole, and go back to the best epoch if a rule wants that.
@@ -190,7 +191,7 @@ class Loop:
         if self._validation is not None:
             data = self._validation.data
             self._model._evaluate(replace(data, x=data.x[:1], y=data.y[:1]))
-            self._model.predict(data.x[:1])
+            self._model._predict(data.x[:1])
         seconds, n_compiled = self._compiled_before
         seconds, n_compiled = _jit.compile_seconds() - seconds, _jit.n_compiled() - n_compiled
         self._history.compile_seconds += seconds
@@ -274,10 +275,8 @@ class Loop:
             seconds=position.epoch_seconds,
         )
 
-    def _reason(self, status: int, stops_early: bool) -> str | None:
-        """Return why the fit ends, or None if it goes on."""
-        if stops_early:
-            return "EarlyStopping"
+    def _reason(self, status: int) -> str | None:
+        """Return which limit ends the fit, or None if it goes on."""
         if status == kernel.STOPPED:
             return type(self._memory.rule(int(self._position.cursor[kernel.STOP_RULE]))).__name__
         if self._limits.epochs is not None and self._position.n_epochs == self._first_epoch + self._limits.epochs:

@@ -273,13 +273,16 @@ class MLP:
             self._warn(_where_not_finite(result))
         return result if out is None else out
 
-    def _predict(self, x: npt.NDArray[Any], result: npt.NDArray[Any]) -> None:
-        """Write the outputs for checked features."""
+    def _predict(self, x: npt.NDArray[Any], result: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """Write the outputs for checked features, without a word about those that are not finite."""
+        if result is None:
+            result = np.empty((x.shape[0], self._architecture.layout.sizes[-1]), self._architecture.dtype)
         workspace = self._workspace(with_loss=False)
         plan, source = workspace.plans.ctypes.data, np.array(sources.source_of(x), np.int64)
         block, cost = workspace.block, workspace.costs(x.shape[0])[0]
         for first, last in ranges(x.shape[0], block, cost):
             training.predict(plan, source.ctypes.data, first, last, result.ctypes.data)
+        return result
 
     def loss(self, x: npt.ArrayLike, y: npt.ArrayLike) -> float:
         """Return the mean loss over the samples.
@@ -372,8 +375,7 @@ class MLP:
 
     def _warn_of_overflow(self, data: sources.Data) -> None:
         """Warn that the loss of these data, which are finite, is not, and say where it comes from."""
-        outputs = np.empty((data.x.shape[0], self._architecture.layout.sizes[-1]), self._architecture.dtype)
-        self._predict(data.x, outputs)
+        outputs = self._predict(data.x)
         is_finite = np.isfinite(outputs).all()
         self._warn("the loss is not finite, though all outputs are" if is_finite else _where_not_finite(outputs))
 
