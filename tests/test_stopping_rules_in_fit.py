@@ -141,7 +141,8 @@ def test_rules_combined_the_first_ends_the_fit(curve, limits, random):
 
 
 RULES = {
-    "convergence": [fastbp.Convergence(1e-3, 8)],
+    "convergence": [fastbp.Convergence(0.05, 20)],
+    "convergence that does not come": [fastbp.Convergence(1e-3, 30)],
     "early": [fastbp.EarlyStopping(7)],
     "early, no restoring": [fastbp.EarlyStopping(7, restore_best=False)],
     "two of a kind": [fastbp.EarlyStopping(30), fastbp.EarlyStopping(9, min_delta=0.01)],
@@ -158,16 +159,11 @@ def clones():
 @settings(max_examples=15, deadline=None)
 def test_rules_in_several_fits_stop_and_restore_as_if_it_had_been_one(rules, data):
     whole, trainer = fit(stop=RULES[rules]), new_trainer()
-    epochs_left = EPOCHS
-    while epochs_left > 0:
-        arguments = data.draw(st.sampled_from([{"epochs": 1}, {"epochs": 4}, {"epochs": None, "max_steps": 3}]))
-        if "epochs" in arguments and arguments["epochs"] is not None:
-            arguments = {"epochs": min(arguments["epochs"], epochs_left)}
-        fit(trainer, stop=RULES[rules], **arguments)
+    while trainer.n_steps < 5 * EPOCHS and trainer.history.stop_reason not in ("EarlyStopping", "Convergence"):
+        epochs, steps = data.draw(st.sampled_from([(1, None), (4, None), (None, 3), (None, 11)]))
+        steps_left = 5 * EPOCHS - trainer.n_steps
+        fit(trainer, stop=RULES[rules], epochs=epochs, max_steps=min(steps or steps_left, steps_left))
         trainer = data.draw(clones())(trainer)
-        epochs_left = EPOCHS - trainer.n_steps // 5
-        if trainer.history.stop_reason in ("EarlyStopping", "Convergence"):
-            break
     assert rows_of(trainer.history) == rows_of(whole.history)
     assert state_of(trainer) == state_of(whole)
     assert trainer.history.best_epoch == whole.history.best_epoch
