@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbp.buffers import ALIGNMENT, aligned_bytes
-from fastbp.kernels import gather, gemm, shuffle, sparse, step
+from fastbp.kernels import gather, gemm, shuffle, sparse, step, sums
 from fastbp.kernels.activations import ACTIVATIONS, TURNING_OFF
 from fastbp.kernels.losses import LOSSES
 from fastbp.kernels.step import Layer, Plan, Tile
@@ -135,6 +135,8 @@ class Workspace:
         kept = self._reserve_activations(trains)
         derivatives = [self._reserve_derivatives(index, trains) for index in range(architecture.layout.n_layers)]
         block_gradients = self._reserve_block_gradients(sizes["gradient_row"]) if trains else 0
+        self._adds_super_blocks = trains and n_samples > self.super_block
+        partial_gradient = self._arena.reserve(params.nbytes if self._adds_super_blocks else 0)
         scratch = [self._reserve_scratch(trains, with_loss) for _ in range(n_workers)]
         base = self._arena.allocate()
         self._layers = self._layer_table(base, kept, derivatives, params, grads, with_loss)
@@ -152,6 +154,7 @@ class Workspace:
                 **self._leaves(update, shrink, trains, with_loss, sizes["narrow"]),
                 **{name: base + offset for name, offset in offsets.items()},
                 block_gradients=base + block_gradients,
+                partial_gradient=base + partial_gradient,
                 n_tiles=self._tiles.shape[0],
                 layers=self._layers.ctypes.data,
                 tiles=self._tiles.ctypes.data,
@@ -253,6 +256,7 @@ class Workspace:
             "cast": reserve(panel * max(widths[0], widths[-1]) * itemsize),
             "packed": reserve(_M_BLOCK * _packed_row(dtype) * itemsize),
             "gradient": reserve(max(_RECTANGLE, (strip + 1) * _C_BLOCK) * itemsize if trains else 0),
+            "partial": reserve(self._partial_size(strip, trains) * itemsize),
             "turned": reserve(strip * max(_C_BLOCK, block) * itemsize),
             "columns": reserve(strip * n_terms * itemsize),
             "list_rows": reserve(n_terms * block * itemsize),
@@ -261,6 +265,15 @@ class Workspace:
             "list_starts": reserve(-(-n_terms // _CHUNK) * (block + 1) * 8),
             "list_sums": reserve(max(block, strip) * itemsize if n_terms else 0),
         }
+
+    def _partial_size(self, strip: int, trains: bool) -> int:
+        """Return the most sums of a product at once that are so long that they go in parts."""
+        panel = panel_width(self._architecture.dtype)
+        pairs = list(pairwise(self._architecture.layout.sizes))
+        n_sums = [n_out for n_in, n_out in pairs if n_in > sums.LONG]
+        n_sums += [n_in for n_in, n_out in pairs[1:] if trains and n_out > sums.LONG]
+        # Of a panel of samples, or of a block of them where cache blocks and strips of w cut the sums.
+        return max((max(n * panel, min(n, max(_M_BLOCK, strip)) * self.block) for n in n_sums), default=0)
 
     def _layer_table(
         self,
@@ -324,6 +337,7 @@ class Workspace:
             "split": gather.split_features if has_narrow or has_lists else None,
             "order": shuffle.sample_order,
             "copy": gather.copy if keeps_z else None,
+            "add_parts": sums.add_parts if self._adds_super_blocks or max(layout.sizes) > sums.LONG else None,
             "loss": loss,
             "update": update,
             "shrink": shrink,

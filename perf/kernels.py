@@ -24,7 +24,7 @@ from numba import types
 import peak
 import timing
 from fastbp._jit import leaf
-from fastbp.kernels import gather, gemm, losses, shuffle, sparse, updates
+from fastbp.kernels import gather, gemm, losses, shuffle, sparse, sums, updates
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.calls import call
 from fastbp.kernels.simd import fma, lanes_of, load, store
@@ -159,7 +159,7 @@ def products(dtype: str) -> Iterator[Case]:
     n_in = n_out = 64
     w, h, z, b = (aligned(n, dtype=dtype) for n in (n_in * n_out, n_in, n_out, n_out))
     n_bytes = size * (n_in * n_out + n_in + n_out)
-    yield Case("multiply_row", gemm.multiply_row, (h, w, b, z, n_in, n_out), n_in * n_out, n_bytes, n_in * n_out)
+    yield Case("multiply_row", gemm.multiply_row, (h, w, b, 1, z, n_in, n_out), n_in * n_out, n_bytes, n_in * n_out)
     yield Case("multiply_column", gemm.multiply_column, (w, h, z, n_in, n_out), n_in * n_out, n_bytes, n_in * n_out)
     n_in, n = 16, 4 * panel
     h, d, g = aligned(n_in * n, dtype=dtype), aligned(n, dtype=dtype), aligned(n_in, dtype=dtype)
@@ -213,8 +213,10 @@ def movements(dtype: str) -> Iterator[Case]:
     packed = aligned(-(-n_features // TILE_ROWS) * packed_tile, dtype=dtype)
     arguments = panels, n_features, n, n_features, packed, packed_tile
     yield Case("pack_columns", gemm.pack_columns, arguments, panels.size, 2 * size * panels.size)
-    arguments = out, n_features, n, panels, n_features
+    arguments = out, n_features, n, panels, n_features, 1
     yield Case("add_rows", gemm.add_rows, arguments, n * n_features, size * n * n_features)
+    arguments = out, panels, panels.size, 1, panels.size
+    yield Case("add_parts", sums.add_parts, arguments, panels.size, 4 * size * panels.size)
     yield Case("sample_order, shuffled", shuffle.sample_order, (rows, 0, n, 60_000, 1, 7, 3), n, 8 * n)
 
 

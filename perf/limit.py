@@ -78,7 +78,7 @@ def update(shape: Shape, dtype: str, n_blocks: int) -> Iterator[tuple[str, int, 
     constants, rates = aligned(8, dtype=np.float64, values=0.9), aligned(8, dtype=np.float64, values=1e-3)
     if n_blocks > 1:
         blocks = aligned(n * (n_blocks - 1), dtype=dtype)
-        yield "update", 1, Case("", gemm.add_rows, (blocks, n, n_blocks - 1, grads, n), n, 0, restores=grads)
+        yield "update", 1, Case("", gemm.add_rows, (blocks, n, n_blocks - 1, grads, n, 1), n, 0, restores=grads)
     arguments = (params, grads, state, n, 1, n, n, n, constants, rates)
     yield "update", 1, Case("", updates.adam, arguments, n, 0)
 

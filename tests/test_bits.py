@@ -52,6 +52,9 @@ CASES = {
     "wide": Case((300, 600, 600, 10), 1400, 1300, 3, "relu"),
     # Two workers have blocks of 128 samples and of one, more of them have 64, 64 and one.
     "wide, one sample left": Case((8, 600, 400, 3), 129, 129, 3),
+    # Sums over more than 1024 inputs, outputs and samples, dense and of what is not zero.
+    "long": Case((1100, 40, 1030), 90, 41, 3),
+    "long and wide": Case((40, 1300, 1100, 3), 1700, 1600, 2, "relu"),
 }
 SMALL = ["tiny", "online", "several blocks"]
 
@@ -71,11 +74,12 @@ def test_fit_again_gives_the_same_bits(case, dtype):
     assert_same_run(case.trained(dtype), case.trained(dtype))
 
 
+@pytest.mark.parametrize("sizes", [(300, 600, 700, 300, 10), (300, 1301, 1103, 300, 10)])
 @pytest.mark.parametrize("bias", [0.0, 1.0, 100.0])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_skipping_zeros_changes_no_bit(dtype, bias, monkeypatch):
+def test_skipping_zeros_changes_no_bit(dtype, bias, sizes, monkeypatch):
     # Units that are off for half of the samples, for few, and for none.
-    sizes, n = (300, 600, 700, 300, 10), 400
+    n = 400
     x, y = classes(n, sizes[0], sizes[-1])
     model = fastbp.MLP(sizes, "relu", "softmax", seed=1, dtype=dtype)
     for biases in model.biases[:-1]:
@@ -232,6 +236,10 @@ PREDICTED_ROWS = [0, 1, 7, 8, 9, 15, 16, 31, 32, 33, 63, 127, 128, 129, 255, 256
         ((300, 600, 600, 10), "silu"),
         ((300, 600, 600, 10), "relu"),
         ((900, 301, 5), "softplus"),
+        ((1024, 5), "tanh"),
+        ((1025, 40), "tanh"),
+        ((7, 1537, 2000, 3), "gelu"),
+        ((7, 1537, 2000, 3), "relu"),
     ],
 )
 def test_predict_of_one_sample_or_of_many_gives_the_same_bits(sizes, activation, output, dtype):

@@ -24,6 +24,8 @@ SHAPES = [
     ((9, 2, 5), 1100, 1061),
     ((40, 300, 131, 10), 150, 70),
     ((300, 601, 599, 3), 290, 261),
+    ((1025, 33, 1100), 50, 33),
+    ((3, 1300, 1601, 3), 80, 70),
 ]
 PATTERNS = [0x00, 0xA5, 0xFF]  # the last is NaN as a float, -1 as an integer
 
@@ -87,7 +89,11 @@ def test_workspace_gaps_are_untouched_and_contents_do_not_matter(sizes, n_sample
 
 
 # Both with lists of what is not zero: in every product, and in the gradient alone, of several super-blocks.
-SKIPPING = [((300, 600, 601, 35), 290, 261), ((193, 353, 97, 33), 1100, 1061)]
+SKIPPING = [
+    ((300, 600, 601, 35), 290, 261),
+    ((193, 353, 97, 33), 1100, 1061),
+    ((40, 1300, 1601, 35), 80, 70),
+]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -246,7 +252,8 @@ def test_workspace_is_bounded_by_the_super_block_not_by_the_batch():
         workspace.Workspace(model._architecture, model.params, n_samples, grads=grads)._arena.memory.nbytes
         for n_samples in (1, 1024, 5000, 10**9)
     ]
-    assert sizes[0] < sizes[1] == sizes[2] == sizes[3]
+    # Several super-blocks need room for sums that are not in the gradient yet.
+    assert sizes[0] < sizes[1] < sizes[2] == sizes[3]
 
 
 @pytest.mark.parametrize("sizes", [(300, 400, 3), (784, 128, 10), (9, 3000, 7), (2, 20_000)])

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from numba import types
 
-from fastbp._jit import Leaf, leaf
+from fastbp._jit import Leaf, inline, leaf
 from fastbp.kernels import elementary
 from fastbp.kernels.elementary import erf, exp, expm1, tanh_half_expm1, tanh_quotient, tanh_reduce
 from fastbp.kernels.simd import (
@@ -26,6 +26,7 @@ from fastbp.kernels.simd import (
     store_pair,
     where,
 )
+from fastbp.kernels.sums import PART, add_part
 from fastbp.kernels.tile import panel_of
 
 _LEAKY_SLOPE = 0.01
@@ -209,6 +210,16 @@ def softplus_backward(d, z, h, n):
         store_pair(d, i, load_pair(d, i) * -expm1(-load_pair(h, i)))
 
 
+@inline
+def _add_powers(panel, first, last, width, largest, total):
+    """Replace h by exp(h - largest) in rows first..last-1 of a panel; returns the total with these added."""
+    for i in range(first * width, last * width, width):
+        power = exp(load_first_pair(panel, i, width) - largest)
+        store_first_pair(panel, i, power, width)
+        total += power
+    return total
+
+
 @leaf(_forward)
 def softmax_forward(h, n_features, n_samples):
     """h = exp(h - max) / sum over the features of each sample.
@@ -221,11 +232,11 @@ def softmax_forward(h, n_features, n_samples):
         largest = load_first_pair(panel, 0, width)
         for i in range(width, n_features * width, width):
             largest = maximum(largest, load_first_pair(panel, i, width))
-        total = splat(largest, 0.0)
-        for i in range(0, n_features * width, width):
-            power = exp(load_first_pair(panel, i, width) - largest)
-            store_first_pair(panel, i, power, width)
-            total += power
+        part = splat(largest, 0.0)
+        total = _add_powers(panel, 0, min(PART, n_features), width, largest, part)
+        for first in range(PART, n_features, PART):
+            part = _add_powers(panel, first, min(first + PART, n_features), width, largest, part)
+            total, part = add_part(total, part)
         for i in range(0, n_features * width, width):
             store_first_pair(panel, i, load_first_pair(panel, i, width) / total, width)
 

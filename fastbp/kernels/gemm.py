@@ -2,7 +2,7 @@
 
 from numba import types
 
-from fastbp._jit import leaf
+from fastbp._jit import inline, leaf
 from fastbp.kernels.simd import (
     fma,
     lanes_of,
@@ -15,6 +15,7 @@ from fastbp.kernels.simd import (
     store_upto,
     sum_lanes,
 )
+from fastbp.kernels.sums import PART, add_part, part_of
 from fastbp.kernels.tile import TILE_ROWS, group_size, multiply_tiles, pack_group, panel_of
 
 
@@ -76,28 +77,35 @@ def pack_columns(a, a_row, n_rows, n_columns, packed, packed_tile):
                 store(packed, piece + c, load_upto(a, k * a_row + column + c, n_columns - column - c))
 
 
-@leaf(lambda T: types.void(types.CPointer(T), types.intp, types.intp, types.CPointer(T), types.intp))
-def add_rows(rows, row, n_rows, out, n):
-    """out += each of n_rows rows of n elements, `row` apart, one after the other. No checks: the caller validates."""
+@leaf(lambda T: types.void(types.CPointer(T), types.intp, types.intp, types.CPointer(T), types.intp, types.intp))
+def add_rows(rows, row, n_rows, out, n, accumulate):
+    """out = the sum of n_rows rows of n elements, `row` apart, one after the other, or out += these if `accumulate`.
+
+    No checks: the caller validates.
+    """
     for i in range(0, n, lanes_of(out)):
-        total = load_upto(out, i, n - i)
+        total = load_upto(out, i, n - i) if accumulate else splat(out, 0)
         for r in range(n_rows):
             total += load_upto(rows, r * row + i, n - i)
         store_upto(out, i, total, n - i)
 
 
-@leaf(lambda T: types.void(types.CPointer(T), types.CPointer(T), types.CPointer(T), types.CPointer(T), types.intp,
-                           types.intp))  # fmt: skip
-def multiply_row(h, w, b, z, n_in, n_out):
-    """z = b + h @ w for one sample: the lanes run over the outputs, as a row of w is contiguous.
+@leaf(lambda T: types.void(types.CPointer(T), types.CPointer(T), types.CPointer(T), types.intp, types.CPointer(T),
+                           types.intp, types.intp))  # fmt: skip
+def multiply_row(h, w, init, init_step, z, n_in, n_out):
+    """z = init + h @ w for one sample: the lanes run over the outputs, as a row of w is contiguous.
 
-    Each output is its bias plus FMAs in the order of k, as in `multiply_panel`. Four vectors of outputs at a time hide
-    part of the latency of these chains. h : (n_in,). w : (n_in, n_out). z : (n_out,), overwritten. No checks.
+    Each output is its init plus FMAs in the order of k, as in `multiply_panel`. Four vectors of outputs at a time hide
+    part of the latency of these chains.
+
+    h : (n_in,). w : (n_in, n_out). init : (n_out,) and init_step 1, or one vector for all outputs and init_step 0; may
+    be z itself. z : (n_out,), overwritten. No checks: the caller validates.
     """
     lanes = lanes_of(w)
     j = 0
     while j + 4 * lanes <= n_out:
-        z0, z1, z2, z3 = load(b, j), load(b, j + lanes), load(b, j + 2 * lanes), load(b, j + 3 * lanes)
+        z0, z1 = load(init, j * init_step), load(init, (j + lanes) * init_step)
+        z2, z3 = load(init, (j + 2 * lanes) * init_step), load(init, (j + 3 * lanes) * init_step)
         for k in range(n_in):
             i, h_k = k * n_out + j, splat(w, h[k])
             z0, z1 = fma(h_k, load(w, i), z0), fma(h_k, load(w, i + lanes), z1)
@@ -109,11 +117,19 @@ def multiply_row(h, w, b, z, n_in, n_out):
         j += 4 * lanes
     while j < n_out:
         left = n_out - j
-        total = load_upto(b, j, left)
+        total = load_upto(init, j * init_step, left)
         for k in range(n_in):
             total = fma(splat(w, h[k]), load_upto(w, k * n_out + j, left), total)
         store_upto(z, j, total, left)
         j += lanes
+
+
+@inline
+def _add_products(x, y, start, stop, total):
+    """The total, with the products of the elements start..stop-1 of x and y added lane by lane."""
+    for j in range(start, stop, lanes_of(x)):
+        total = fma(load_upto(x, j, stop - j), load_upto(y, j, stop - j), total)
+    return total
 
 
 @leaf(lambda T: types.void(types.CPointer(T), types.CPointer(T), types.CPointer(T), types.intp, types.intp))
@@ -122,10 +138,12 @@ def multiply_column(w, dz, dh, n_in, n_out):
 
     w : (n_in, n_out). dz : (n_out,). dh : (n_in,), overwritten. No checks: the caller validates.
     """
+    n_part = part_of(n_out)
     for i in range(n_in):
-        total = splat(w, 0)
-        for j in range(0, n_out, lanes_of(w)):
-            total = fma(load_upto(w, i * n_out + j, n_out - j), load_upto(dz, j, n_out - j), total)
+        row, part = offset(w, i * n_out), splat(w, 0)
+        total = _add_products(row, dz, 0, n_part, part)
+        for start in range(n_part, n_out, PART):
+            total, part = add_part(total, _add_products(row, dz, start, min(start + PART, n_out), part))
         dh[i] = sum_lanes(total)
 
 

@@ -6,7 +6,8 @@ the derivative of each sample's loss, times `scale`. sums : float64, overwritten
 the number of right answers (0 where the loss does not tell). The buffers are padded to whole vectors: the padding of
 output and targets may be read, that of d written, but it never counts.
 
-Sums run over fixed lanes in the outputs' own dtype. No checks: the caller validates; n_samples and n_out are positive.
+Sums run over fixed lanes in the outputs' own dtype, in parts as in `sums`. No checks: the caller validates; n_samples
+and n_out are positive.
 """
 
 from typing import NamedTuple
@@ -32,6 +33,7 @@ from fastbp.kernels.simd import (
     sum_lanes,
     where,
 )
+from fastbp.kernels.sums import PART, add_part
 from fastbp.kernels.tile import panel_of
 
 
@@ -59,10 +61,18 @@ def _exp(z):
 
 
 @inline
-def _store_mean(sums, total, last, n_last, n_out):
-    """sums[0] = the sum of `total` and of the first `n_last` lanes of `last`, over n_out."""
-    total += where(first_lanes(last, n_last), last, 0.0)
-    sums[0] = sum_lanes(total / splat(total, n_out))
+def _add_last(total, part, last, i):
+    """Add the vector before element i to the part of a sum; returns the total and the part, which may end there."""
+    part += last
+    if (i + lanes_of(part)) % (PART * lanes_of(part)) == 0:  # never where there are few, whose sum waits for nothing
+        return add_part(total, part)
+    return total, part
+
+
+@inline
+def _sum_of(total, part, last, n_last):
+    """The lanes of the whole sum, to which the first `n_last` lanes of `last` belong."""
+    return total + (part + where(first_lanes(last, n_last), last, 0.0))
 
 
 @leaf(_signature)
@@ -70,13 +80,13 @@ def mse(output, targets, d, n_out, n_samples, scale, sums):
     """Mean over the outputs of e**2 with e = output - targets; d = 2 * e * scale / n_out."""
     n = n_out * n_samples
     factor = 2.0 * splat(output, scale) / splat(output, n_out)
-    total = last = splat(output, 0.0)
+    total = part = last = splat(output, 0.0)
     for i in range(0, n, lanes_of(output)):
-        total += last
+        total, part = _add_last(total, part, last, i)
         error = load(output, i) - load(targets, i)
         store(d, i, factor * error)
         last = error * error
-    _store_mean(sums, total, last, n - i, n_out)
+    sums[0] = sum_lanes(_sum_of(total, part, last, n - i) / splat(total, n_out))
     sums[1] = 0.0
 
 
@@ -85,13 +95,13 @@ def mae(output, targets, d, n_out, n_samples, scale, sums):
     """Mean over the outputs of abs(e) with e = output - targets; d = sign(e) * scale / n_out, 0 for e = 0."""
     n = n_out * n_samples
     factor = splat(output, scale) / splat(output, n_out)
-    total = last = splat(output, 0.0)
+    total = part = last = splat(output, 0.0)
     for i in range(0, n, lanes_of(output)):
-        total += last
+        total, part = _add_last(total, part, last, i)
         error = load(output, i) - load(targets, i)
         store(d, i, where(error > 0.0, factor, where(error < 0.0, -factor, 0.0)))
         last = absolute(error)
-    _store_mean(sums, total, last, n - i, n_out)
+    sums[0] = sum_lanes(_sum_of(total, part, last, n - i) / splat(total, n_out))
     sums[1] = 0.0
 
 
@@ -100,15 +110,15 @@ def huber(output, targets, d, n_out, n_samples, scale, sums):
     """Mean over the outputs of e**2 / 2 where abs(e) <= 1, else abs(e) - 1/2; d = clip(e, -1, 1) * scale / n_out."""
     n = n_out * n_samples
     factor = splat(output, scale) / splat(output, n_out)
-    total = last = splat(output, 0.0)
+    total = part = last = splat(output, 0.0)
     for i in range(0, n, lanes_of(output)):
-        total += last
+        total, part = _add_last(total, part, last, i)
         error = load(output, i) - load(targets, i)
         clipped = maximum(-1.0, minimum(1.0, error))
         store(d, i, factor * clipped)
         # Both cases at once: e**2 / 2 where the clipped error is e itself.
         last = clipped * fma(clipped, -0.5, error)
-    _store_mean(sums, total, last, n - i, n_out)
+    sums[0] = sum_lanes(_sum_of(total, part, last, n - i) / splat(total, n_out))
     sums[1] = 0.0
 
 
@@ -120,10 +130,10 @@ def binary_cross_entropy(output, targets, d, n_out, n_samples, scale, sums):
     """
     n = n_out * n_samples
     factor = splat(output, scale) / splat(output, n_out)
-    total = last = n_right = last_right = splat(output, 0.0)
+    total = part = last = n_right = right_part = last_right = splat(output, 0.0)
     for i in range(0, n, lanes_of(output)):
-        total += last
-        n_right += last_right
+        total, part = _add_last(total, part, last, i)
+        n_right, right_part = _add_last(n_right, right_part, last_right, i)
         z, t = load(output, i), load(targets, i)
         is_positive = z > 0.0
         power = _exp(-absolute(z))
@@ -133,8 +143,21 @@ def binary_cross_entropy(output, targets, d, n_out, n_samples, scale, sums):
         weight = where(is_positive, 1.0 - t, t)
         last = where(weight == 0.0, 0.0, absolute(z) * weight) + log1p_unit(power)
         last_right = where(is_positive ^ (t > 0.5), splat(z, 0.0), 1.0)
-    _store_mean(sums, total, last, n - i, n_out)
-    sums[1] = sum_lanes(n_right + where(first_lanes(last, n - i), last_right, 0.0))
+    sums[0] = sum_lanes(_sum_of(total, part, last, n - i) / splat(total, n_out))
+    sums[1] = sum_lanes(_sum_of(n_right, right_part, last_right, n - i))
+
+
+@inline
+def _add_classes(output, targets, d, first, last, width, largest, total, t_total, product):
+    """Write exp(z - largest) of the classes first..last-1 into d; returns the sums of it, t and t * (z - largest)."""
+    for i in range(first * width, last * width, width):
+        z, t = load_first_pair(output, i, width) - largest, load_first_pair(targets, i, width)
+        power = _exp(z)
+        store_first_pair(d, i, power, width)
+        total += power
+        t_total += t
+        product += where(t == 0.0, 0.0, t * z)  # 0 * -inf is 0 here
+    return total, t_total, product
 
 
 @inline
@@ -147,14 +170,14 @@ def _cross_entropy_of_panel(output, targets, d, n_out, width, scale):
         t_there = where(z > largest, t, t_there)
         t_largest = maximum(t_largest, t)
         largest = maximum(largest, z)
-    total = t_total = product = splat(largest, 0.0)
-    for i in range(0, n_out * width, width):
-        z, t = load_first_pair(output, i, width) - largest, load_first_pair(targets, i, width)
-        power = _exp(z)
-        store_first_pair(d, i, power, width)
-        total += power
-        t_total += t
-        product += where(t == 0.0, 0.0, t * z)  # 0 * -inf is 0 here
+    p0 = p1 = p2 = splat(largest, 0.0)  # parts of the three sums
+    total, t_total, product = _add_classes(output, targets, d, 0, min(PART, n_out), width, largest, p0, p1, p2)
+    for first in range(PART, n_out, PART):
+        last = min(first + PART, n_out)
+        p0, p1, p2 = _add_classes(output, targets, d, first, last, width, largest, p0, p1, p2)
+        total, p0 = add_part(total, p0)
+        t_total, p1 = add_part(t_total, p1)
+        product, p2 = add_part(product, p2)
     factor = scale * t_total / total
     for i in range(0, n_out * width, width):
         store_first_pair(

@@ -13,6 +13,7 @@ from fastbp._jit import inline, leaf
 from fastbp.kernels.calls import call, float64_at, int64_at
 from fastbp.kernels.gather import FLOAT32, FLOAT64
 from fastbp.kernels.simd import address_of
+from fastbp.kernels.sums import LONG, PART, part_of
 from fastbp.kernels.tile import TILE_ROWS
 
 
@@ -71,6 +72,7 @@ class Plan(NamedTuple):
     n_layers, n_tiles; layers, tiles : addresses of their tables. itemsize : bytes. panel : width of the register tile.
     block : samples of a task; super_block : samples that the buffers hold; loss_unit : samples whose losses are one
     sum. block_gradients : of small networks, the gradients of a super-block's blocks, gradient_row elements apart.
+    partial_gradient : where a batch has several super-blocks, sums that are not in the gradient yet, as `partial`.
     k_block, m_block, c_block : cache blocks of a product, in terms of a sum, rows and columns. s_block : terms of a
     gradient, which are samples. chunk, strip : cache blocks of a product with lists, in terms and columns. pack_above,
     list_product, pack_product : weights of a layer and multiply-adds of a product above which w is copied, for lists or
@@ -81,9 +83,10 @@ class Plan(NamedTuple):
 
     Addresses of the worker's scratch buffers: d, d_other : derivatives of a block, of the widest layer. targets : of a
     block, as panels. rows : int64 row numbers of a block. row_addresses, cast : of `gather_rows`. packed : a block of
-    w. gradient : a rectangle of it. turned : a strip that a product with lists writes, as panels; columns : the strip
-    of w that it reads. list_rows : x of `dense_of_lists` by samples; list_values to list_sums : its lists. Shared:
-    count : 0, 1, ... for a strip. zeros, ones : a panel wide.
+    w. gradient : a rectangle of it. partial : sums over a part of the terms (`sums`) that are not in their totals yet.
+    turned : a strip that a product with lists writes, as panels; columns : the strip of w that it reads. list_rows : x
+    of `dense_of_lists` by samples; list_values to list_sums : its lists. Shared: count : 0, 1, ... for a strip. zeros,
+    ones : a panel wide.
     """
 
     n_layers: int
@@ -97,6 +100,7 @@ class Plan(NamedTuple):
     loss_unit: int
     block_gradients: int
     gradient_row: int
+    partial_gradient: int
     k_block: int
     m_block: int
     c_block: int
@@ -124,6 +128,7 @@ class Plan(NamedTuple):
     split: int
     order: int
     copy: int
+    add_parts: int
     loss: int
     update: int
     shrink: int
@@ -142,6 +147,7 @@ class Plan(NamedTuple):
     cast: int
     packed: int
     gradient: int
+    partial: int
     turned: int
     columns: int
     list_rows: int
@@ -156,12 +162,12 @@ class Plan(NamedTuple):
 
 (
     N_LAYERS, N_TILES, LAYERS, TILES, ITEMSIZE, PANEL, BLOCK, SUPER_BLOCK, LOSS_UNIT, BLOCK_GRADIENTS, GRADIENT_ROW,
-    K_BLOCK, M_BLOCK, C_BLOCK, S_BLOCK, CHUNK, STRIP, PACK_ABOVE, LIST_PRODUCT, PACK_PRODUCT, PACKED_ROW, NARROW,
-    FEW, MULTIPLY, PACK_ROWS, PACK_COLUMNS, MULTIPLY_ROW, MULTIPLY_COLUMN, NARROW_GRADIENT, LIST_NONZEROS,
-    MULTIPLY_NONZEROS, GATHER, LABELS, ADD_ROWS, SCATTER, SPLIT, ORDER, COPY, LOSS, UPDATE, SHRINK, FORWARD_BLOCK,
-    LOSS_BLOCK, BACKWARD_BLOCK, GRADIENT_BLOCK, PARAMETERS, DENSE_PACKED, DENSE_OF_LISTS, D, D_OTHER, TARGETS, ROWS,
-    ROW_ADDRESSES, CAST, PACKED, GRADIENT, TURNED, COLUMNS, LIST_ROWS, LIST_VALUES, LIST_PLACES, LIST_STARTS,
-    LIST_SUMS, COUNT, ZEROS, ONES,
+    PARTIAL_GRADIENT, K_BLOCK, M_BLOCK, C_BLOCK, S_BLOCK, CHUNK, STRIP, PACK_ABOVE, LIST_PRODUCT, PACK_PRODUCT,
+    PACKED_ROW, NARROW, FEW, MULTIPLY, PACK_ROWS, PACK_COLUMNS, MULTIPLY_ROW, MULTIPLY_COLUMN, NARROW_GRADIENT,
+    LIST_NONZEROS, MULTIPLY_NONZEROS, GATHER, LABELS, ADD_ROWS, SCATTER, SPLIT, ORDER, COPY, ADD_PARTS, LOSS, UPDATE,
+    SHRINK, FORWARD_BLOCK, LOSS_BLOCK, BACKWARD_BLOCK, GRADIENT_BLOCK, PARAMETERS, DENSE_PACKED, DENSE_OF_LISTS, D,
+    D_OTHER, TARGETS, ROWS, ROW_ADDRESSES, CAST, PACKED, GRADIENT, PARTIAL, TURNED, COLUMNS, LIST_ROWS, LIST_VALUES,
+    LIST_PLACES, LIST_STARTS, LIST_SUMS, COUNT, ZEROS, ONES,
 ) = range(len(Plan._fields))  # fmt: skip
 PLAN_SIZE = len(Plan._fields)
 
@@ -220,6 +226,56 @@ def _even(n, most):
     return (n - 1) // ((n - 1) // most + 1) + 1
 
 
+@inline
+def _place_of_part(k, n_terms, c, partial):
+    """Where the part of a sum of n_terms goes that term k belongs to: the first one into c."""
+    return c if k < part_of(n_terms) else partial
+
+
+@inline
+def _start_of_part(plan, k, n_terms, init, place):
+    """What a part goes on from at term k: `init` at the sum's beginning, zeros, or what is in its place.
+
+    Each is an address and what else a product is told of it, 0 and 0 of zeros.
+    """
+    if k == 0:
+        return init
+    return (plan[ZEROS], 0, 0) if k == part_of(n_terms) else place
+
+
+@inline
+def _end_part(plan, k, n_terms, c, partial, n):
+    """Add n partial sums to their totals in c where a part, but the first one, ends before term k."""
+    part = part_of(n_terms)
+    if k > part and (k % part == 0 or k == n_terms):
+        call(plan[ADD_PARTS], (c, partial, n, 1, n))
+
+
+@inline
+def _multiply(plan, n_m, width, a, a_tile, a_row, a_k, b, b_k, c, partial, init, k, n_k, n_terms):
+    """Terms k..k+n_k-1, where a and b begin, of c = init + a @ b; the others of n_terms come before and after.
+
+    c, partial : n_m rows of `width`, at most a panel. init : address, init_row and init_is_column.
+    """
+    place = _place_of_part(k, n_terms, c, partial)
+    start, start_row, is_column = _start_of_part(plan, k, n_terms, init, (place, width, 0))
+    call(plan[MULTIPLY], (n_m, width, a, a_tile, a_row, a_k, 0, 0, b, b_k, place, width, start, start_row, is_column,
+                          n_k, 1))  # fmt: skip
+    _end_part(plan, k + n_k, n_terms, c, partial, n_m * width)
+
+
+@inline
+def _multiply_all(plan, n_m, width, a, a_row, a_k, b, b_k, c, init, n_terms):
+    """All terms of c = init + a @ b, as in `_multiply`, part by part."""
+    size, a_tile = plan[ITEMSIZE], TILE_ROWS * a_row
+    if n_terms <= LONG:  # straight away: 1 % of a step of small layers
+        call(plan[MULTIPLY], (n_m, width, a, a_tile, a_row, a_k, 0, 0, b, b_k, c, width, *init, n_terms, 1))
+        return
+    for k in range(0, n_terms, PART):
+        _multiply(plan, n_m, width, a + k * a_k * size, a_tile, a_row, a_k, b + k * b_k * size, b_k,
+                  c, plan[PARTIAL], init, k, min(PART, n_terms - k), n_terms)  # fmt: skip
+
+
 @leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp, types.intp, types.intp))
 def dense_packed(plan, layer, x, y, n, is_backward):
     """As `_dense_forward` (h, z) or `_dense_backward` (dz, dh) for large layers, on packed cache blocks of w.
@@ -230,7 +286,7 @@ def dense_packed(plan, layer, x, y, n, is_backward):
     size, panel, packed = plan[ITEMSIZE], plan[PANEL], plan[PACKED]
     n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W]
     n_terms, n_rows = (n_out, n_in) if is_backward else (n_in, n_out)
-    k_block = _even(n_terms, plan[K_BLOCK])
+    k_block = _even(part_of(n_terms), plan[K_BLOCK])  # a part is a whole number of them
     if is_backward:
         a_row, a_k = plan[PACKED_ROW], 1
         a_tile = TILE_ROWS * a_row
@@ -244,17 +300,15 @@ def dense_packed(plan, layer, x, y, n, is_backward):
             n_k = min(k_block, n_terms - k)
             if is_backward:
                 call(plan[PACK_ROWS], (w + (m * n_out + k) * size, n_out, n_m, n_k, packed, a_row))
-                start_of_sum, start_row, is_column = plan[ZEROS], 0, 0
+                init = plan[ZEROS], 0, 0
             else:
                 call(plan[PACK_COLUMNS], (w + (k * n_out + m) * size, n_out, n_k, n_m, packed, a_tile))
-                start_of_sum, start_row, is_column = w + (n_in * n_out + m) * size, 1, 1  # the biases
+                init = w + (n_in * n_out + m) * size, 1, 1  # the biases
             for start in range(0, n, panel):
                 width = min(panel, n - start)
-                out = y + (start * n_rows + m * width) * size
-                init, init_row = (start_of_sum, start_row) if k == 0 else (out, width)
-                call(plan[MULTIPLY], (n_m, width, packed, a_tile, a_row, a_k, 0, 0,
-                                      x + (start * n_terms + k * width) * size, width, out, width,
-                                      init, init_row, is_column if k == 0 else 0, n_k, 1))  # fmt: skip
+                _multiply(plan, n_m, width, packed, a_tile, a_row, a_k, x + (start * n_terms + k * width) * size, width,
+                          y + (start * n_rows + m * width) * size, plan[PARTIAL] + start * n_m * size, init,
+                          k, n_k, n_terms)  # fmt: skip
 
 
 @leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp, types.intp, types.intp))
@@ -277,7 +331,7 @@ def dense_of_lists(plan, layer, x, y, n, is_backward):
         if is_backward:
             call(plan[GATHER], (w + first * n_out * size, n_out * size, size, FLOAT32 if size == 4 else FLOAT64,
                                 plan[COUNT], n_columns, n_terms, columns, plan[ROW_ADDRESSES], plan[CAST]))  # fmt: skip
-            init, init_row, init_group = plan[ZEROS], 0, 0
+            init = plan[ZEROS], 0, 0
         else:
             for j in range(0, n_columns, panel):
                 here, start = columns + j * n_terms * size, plan[LIST_SUMS] + j * size
@@ -285,22 +339,23 @@ def dense_of_lists(plan, layer, x, y, n, is_backward):
                 # The biases, plus zero times every weight: one that is not finite must not be skipped unnoticed.
                 call(plan[MULTIPLY], (1, panel, plan[ZEROS], 0, 0, 0, 0, 0, here, panel, start, panel,
                                       bias + (first + j) * size, 0, 0, n_terms, 1))  # fmt: skip
-            init, init_row, init_group = plan[LIST_SUMS], 0, panel
+            init = plan[LIST_SUMS], 0, panel
         for k in range(0, n_terms, chunk):
             values, places, starts = _lists_of_terms(plan, k // chunk, n)
+            place = _place_of_part(k, n_terms, c, plan[PARTIAL])
+            start, start_row, start_group = _start_of_part(plan, k, n_terms, init, (place, panel, panel * n))
             call(plan[MULTIPLY_NONZEROS], (values, places, starts, n, columns + k * panel * size, panel * n_terms,
-                                           c, panel * n, init, init_row, init_group, n_columns))  # fmt: skip
-            init, init_row, init_group = c, panel, panel * n
+                                           place, panel * n, start, start_row, start_group, n_columns))  # fmt: skip
+            _end_part(plan, min(k + chunk, n_terms), n_terms, c, plan[PARTIAL], n * n_columns)
         # As panels of n features and n_columns samples, the strip is turned into rows of y.
         call(plan[SCATTER], (c, n, n_columns, y, first, panel * n_rows, panel, n % panel))
     if n_whole < n_rows:
         a, a_row, a_k = (w + n_whole * n_out * size, n_out, 1) if is_backward else (w + n_whole * size, 1, n_out)
-        init, is_column = (plan[ZEROS], 0) if is_backward else (bias + n_whole * size, 1)
+        init = (plan[ZEROS], 0, 0) if is_backward else (bias + n_whole * size, 1, 1)
         for start in range(0, n, panel):
             width = min(panel, n - start)
-            call(plan[MULTIPLY], (n_rows - n_whole, width, a, TILE_ROWS * a_row, a_row, a_k, 0, 0,
-                                  x + start * n_terms * size, width, y + (start * n_rows + n_whole * width) * size,
-                                  width, init, is_column, is_column, n_terms, 1))  # fmt: skip
+            _multiply_all(plan, n_rows - n_whole, width, a, a_row, a_k, x + start * n_terms * size, width,
+                          y + (start * n_rows + n_whole * width) * size, init, n_terms)  # fmt: skip
 
 
 @inline
@@ -340,12 +395,12 @@ def _is_large(plan, layer, n, product):
 
 @inline
 def _dense_forward(plan, layer, h, z, n):
-    """z = b + w.T @ h for n samples in panels; each output is its bias plus FMAs in the order of k."""
+    """z = b + w.T @ h for n samples in panels; each output is its bias plus FMAs in the order of k, part by part."""
     size, panel = plan[ITEMSIZE], plan[PANEL]
     n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W]
     b = w + n_in * n_out * size
     if n == 1:
-        call(plan[MULTIPLY_ROW], (h, w, b, z, n_in, n_out))
+        _dense_forward_of_one(plan, layer, h, z)
     elif n <= plan[FEW] and panel <= n_out <= plan[K_BLOCK] * plan[M_BLOCK] // n:
         _dense_forward_of_few(plan, layer, h, z, n)
     elif layer[LISTS_H] != 0 and _is_large(plan, layer, n, plan[LIST_PRODUCT]):
@@ -355,8 +410,20 @@ def _dense_forward(plan, layer, h, z, n):
     else:
         for start in range(0, n, panel):
             width = min(panel, n - start)
-            call(plan[MULTIPLY], (n_out, width, w, TILE_ROWS, 1, n_out, 0, 0, h + start * n_in * size, width,
-                                  z + start * n_out * size, width, b, 1, 1, n_in, 1))  # fmt: skip
+            _multiply_all(plan, n_out, width, w, 1, n_out, h + start * n_in * size, width, z + start * n_out * size,
+                          (b, 1, 1), n_in)  # fmt: skip
+
+
+@inline
+def _dense_forward_of_one(plan, layer, h, z):
+    """As `_dense_forward` for one sample: the lanes run over the outputs."""
+    size, n_in, n_out, w = plan[ITEMSIZE], layer[N_IN], layer[N_OUT], layer[W]
+    bias, part = w + n_in * n_out * size, part_of(n_in)
+    for k in range(0, n_in, part):
+        n_k, place = min(part, n_in - k), _place_of_part(k, n_in, z, plan[PARTIAL])
+        start, step, _ = _start_of_part(plan, k, n_in, (bias, 1, 0), (place, 1, 0))
+        call(plan[MULTIPLY_ROW], (h + k * size, w + k * n_out * size, start, step, place, n_k, n_out))
+        _end_part(plan, k + n_k, n_in, z, plan[PARTIAL], n_out)
 
 
 @inline
@@ -367,8 +434,7 @@ def _dense_forward_of_few(plan, layer, h, z, n):
     b = w + n_in * n_out * size
     for j in range(0, n_out, panel):
         group = min(panel, n_out - j)
-        call(plan[MULTIPLY], (n, group, h, TILE_ROWS, 1, n, 0, 0, w + j * size, n_out, rows + j * n * size, group,
-                              b + j * size, 0, 0, n_in, 1))  # fmt: skip
+        _multiply_all(plan, n, group, h, 1, n, w + j * size, n_out, rows + j * n * size, (b + j * size, 0, 0), n_in)
     # As panels of n features and n_out samples, these rows are turned into n_out features and n samples.
     call(plan[SCATTER], (rows, n, n_out, z, 0, 0, n, n))
 
@@ -377,8 +443,8 @@ def _dense_forward_of_few(plan, layer, h, z, n):
 def _dense_backward(plan, layer, dz, dh, n, is_alone):
     """dh = w @ dz for n samples in panels.
 
-    Each sum over the outputs goes in their order, or over the lanes first for a sample that `is_alone`: that must not
-    depend on how a step is cut into blocks.
+    Each sum over the outputs goes in their order, part by part, or over the lanes first for a sample that `is_alone`:
+    that must not depend on how a step is cut into blocks.
     """
     size, panel, n_in, n_out, w = plan[ITEMSIZE], plan[PANEL], layer[N_IN], layer[N_OUT], layer[W]
     if is_alone:
@@ -390,8 +456,8 @@ def _dense_backward(plan, layer, dz, dh, n, is_alone):
     else:
         for start in range(0, n, panel):
             width = min(panel, n - start)
-            call(plan[MULTIPLY], (n_in, width, w, TILE_ROWS * n_out, n_out, 1, 0, 0, dz + start * n_out * size, width,
-                                  dh + start * n_in * size, width, plan[ZEROS], 0, 0, n_out, 1))  # fmt: skip
+            _multiply_all(plan, n_in, width, w, n_out, 1, dz + start * n_out * size, width, dh + start * n_in * size,
+                          (plan[ZEROS], 0, 0), n_out)  # fmt: skip
 
 
 @leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp))
@@ -535,23 +601,23 @@ def _sum_of_rows(plan, rows, row, n_rows, out, n, accumulate):
 
 
 @inline
-def _gradient_of_lists(plan, layer, first_row, n_rows, first_column, n_columns, n, g, g_row, accumulate):
-    """As `_gradient`, over the first n samples, of a layer that lists what is not zero of its dz.
+def _gradient_of_lists(plan, layer, first_row, n_rows, first_column, n_columns, start, n, g, g_row, accumulate):
+    """As `_gradient`, of a layer that lists what is not zero of its dz; `start` is the first sample of a chunk.
 
-    The rectangle is a strip of rows, which may have the biases below it; it comes out turned. Unlike there, each
-    super-block has a sum of its own, which is added to what is there.
+    The rectangle is a strip of rows, which may have the biases below it; it comes out turned. Unlike there, these
+    samples have a sum of their own, which is added to what is there.
     """
     size, panel, super_block, chunk = plan[ITEMSIZE], plan[PANEL], plan[SUPER_BLOCK], plan[CHUNK]
     n_out, n_inputs, turned = layer[N_OUT], min(n_rows, layer[N_IN] - first_row), plan[TURNED]
-    for s in range(0, n, chunk):
+    for s in range(start, start + n, chunk):
         values, places, starts, _ = _lists_of_chunk(plan, layer, s // chunk)
         h = layer[H_ROWS] + (first_row * super_block + s * panel) * size
-        init, init_row, init_group = (plan[ZEROS], 0, 0) if s == 0 else (turned, panel, panel * n_columns)
+        init, init_row, init_group = (plan[ZEROS], 0, 0) if s == start else (turned, panel, panel * n_columns)
         if int64_at(starts)[0] < 0:
             for i in range(0, n_inputs, panel):
                 call(plan[MULTIPLY], (n_columns, panel, values + first_column * chunk * size, TILE_ROWS * chunk, chunk,
                                       1, 0, 0, h + i * super_block * size, panel, turned + i * n_columns * size, panel,
-                                      init + i // panel * init_group * size, init_row, 0, min(chunk, n - s),
+                                      init + i // panel * init_group * size, init_row, 0, min(chunk, start + n - s),
                                       1))  # fmt: skip
         else:
             call(plan[MULTIPLY_NONZEROS], (values, places, starts + first_column * 8, n_columns, h,
@@ -566,7 +632,7 @@ def _gradient_of_lists(plan, layer, first_row, n_rows, first_column, n_columns, 
                 plan, upright + i * n_columns * size, n_columns, 1, g + i * g_row * size, n_columns, accumulate
             )
     if n_rows > n_inputs:
-        _sum_of_rows(plan, layer[SUMS] + first_column * size, n_out, (n - 1) // chunk + 1,
+        _sum_of_rows(plan, layer[SUMS] + (start // chunk * n_out + first_column) * size, n_out, (n - 1) // chunk + 1,
                      g + n_inputs * g_row * size, n_columns, accumulate)  # fmt: skip
 
 
@@ -603,44 +669,71 @@ def gradient_block(plan, start, n, super_blocks_done):
         _gradient(plan, layer, 0, layer[N_IN] + 1, 0, n_out, start, n, g, n_out, 0)
 
 
+@inline
+def _partial_gradient(plan, g):
+    """Where the sums lie that are not yet in the gradient at the address g."""
+    return plan[PARTIAL_GRADIENT] + g - layer_of(plan, 0)[DW]
+
+
 @leaf(lambda T: types.intp(_TABLE, _TABLE, types.intp, types.intp, types.intp, types.intp, types.intp))
-def parameters_of_layers(plan, optimizer, coefficients, index, n, accumulate, updates):
+def parameters_of_layers(plan, optimizer, coefficients, index, n, super_blocks_done, is_last):
     """Sum of the blocks' gradients, and update, of all layers of a small network. As `parameters_of_rows`."""
-    size, row = plan[ITEMSIZE], plan[GRADIENT_ROW]
+    size, row, rows = plan[ITEMSIZE], plan[GRADIENT_ROW], plan[BLOCK_GRADIENTS]
     first, last = layer_of(plan, 0), layer_of(plan, plan[N_LAYERS] - 1)
-    n_params = (last[W] - first[W]) // size + (last[N_IN] + 1) * last[N_OUT]
-    n_blocks, n_own = (n - 1) // plan[BLOCK] + 1, 0 if accumulate != 0 else 1
-    if n_blocks > n_own:
-        rows = plan[BLOCK_GRADIENTS] + n_own * row * size
-        call(plan[ADD_ROWS], (rows, row, n_blocks - n_own, first[DW], n_params))
-    if updates == 0:
+    g, n_params = first[DW], (last[W] - first[W]) // size + (last[N_IN] + 1) * last[N_OUT]
+    n_blocks = (n - 1) // plan[BLOCK] + 1
+    if super_blocks_done > 0:
+        partial = _partial_gradient(plan, g)
+        call(plan[ADD_ROWS], (rows, row, n_blocks, partial, n_params, super_blocks_done - 1))
+        call(plan[ADD_PARTS], (g, partial, n_params, 1, n_params))
+    elif n_blocks > 1:
+        call(plan[ADD_ROWS], (rows + row * size, row, n_blocks - 1, g, n_params, 1))
+    if is_last == 0 or plan[UPDATE] == 0:
         return 0
     for number in range(plan[N_LAYERS]):
         layer = layer_of(plan, number)
         _shrink(plan, optimizer, coefficients, layer, 0, layer[N_IN] + 1, 0, layer[N_OUT])
-    return _update(plan, optimizer, coefficients, first[W], 1, n_params, n_params, first[DW], n_params)
+    return _update(plan, optimizer, coefficients, first[W], 1, n_params, n_params, g, n_params)
+
+
+@inline
+def _gradient_of_part(plan, layer, first_row, n_rows, first_column, n_columns, start, n, n_before, g, g_row):
+    """Add a rectangle of the gradient over n samples from `start` on to g, that over n_before samples of the batch.
+
+    These are whole parts of a sum. The first one is written to g, the others come by way of the partial gradient.
+    """
+    into, row = (g, g_row) if n_before == 0 else (_partial_gradient(plan, g), layer[N_OUT])
+    accumulate = 1 if n_before > PART else 0
+    if layer[H_ROWS] != 0:
+        _gradient_of_lists(plan, layer, first_row, n_rows, first_column, n_columns, start, n, into, row, accumulate)
+    else:
+        _gradient(plan, layer, first_row, n_rows, first_column, n_columns, start, n, into, row, accumulate)
+    if n_before > 0:
+        call(plan[ADD_PARTS], (g, into, row, n_rows, n_columns))
 
 
 @leaf(lambda T: types.intp(_TABLE, _TABLE, types.intp, types.intp, types.intp, types.intp, types.intp))
-def parameters_of_rows(plan, optimizer, coefficients, index, n, accumulate, updates):
+def parameters_of_rows(plan, optimizer, coefficients, index, n, super_blocks_done, is_last):
     """Gradient and update of a tile of rows of one layer, a rectangle at a time.
 
-    The gradient over n samples is added to what is there if `accumulate`; the update follows if `updates`. A gradient
-    that nobody else reads stays in a small buffer, hence in the cache. Returns how many updates left a parameter not
-    finite.
+    The gradient over the n samples of a super-block is added to that of those before; the update follows the last one.
+    One super-block is one part of a sum, several have the usual ones. A gradient that nobody else reads stays in a
+    small buffer, hence in the cache. Returns how many updates left a parameter not finite.
     """
     tile, size, c_block = tile_of(plan, index), plan[ITEMSIZE], plan[C_BLOCK]
     layer, first_row, n_rows, n_bad = layer_of(plan, tile[LAYER]), tile[FIRST_ROW], tile[N_ROWS], 0
-    n_out = layer[N_OUT]
+    n_out, n_before = layer[N_OUT], super_blocks_done * plan[SUPER_BLOCK]
+    is_only, updates = super_blocks_done == 0 and is_last != 0, is_last != 0 and plan[UPDATE] != 0
+    part = n if is_only else PART
     for column in range(0, n_out, c_block):
         n_columns = min(c_block, n_out - column)
         here = (first_row * n_out + column) * size
-        g, g_row = (layer[DW] + here, n_out) if accumulate != 0 or updates == 0 else (plan[GRADIENT], n_columns)
-        if layer[H_ROWS] != 0:
-            _gradient_of_lists(plan, layer, first_row, n_rows, column, n_columns, n, g, g_row, accumulate)
-        else:
-            _gradient(plan, layer, first_row, n_rows, column, n_columns, 0, n, g, g_row, accumulate)
-        if updates != 0:
+        g, g_row = (plan[GRADIENT], n_columns) if is_only and updates else (layer[DW] + here, n_out)
+        for s in range(0, n, part):
+            _gradient_of_part(
+                plan, layer, first_row, n_rows, column, n_columns, s, min(part, n - s), n_before + s, g, g_row
+            )
+        if updates:
             _shrink(plan, optimizer, coefficients, layer, first_row, n_rows, column, n_columns)
             n_bad += _update(plan, optimizer, coefficients, layer[W] + here, n_rows, n_columns, n_out, g, g_row)
     return n_bad

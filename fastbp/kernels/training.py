@@ -28,7 +28,6 @@ from fastbp.kernels.step import (
     ROWS,
     SCATTER,
     SUPER_BLOCK,
-    UPDATE,
     Optimizer,
     layer_of,
 )
@@ -148,11 +147,9 @@ def _parameters_tasks(plan, run, first, last, stride, n, is_last):
     """Every `stride`-th of the tiles first..last-1: their gradient, and after the last super-block their update."""
     cursor, update_flags, optimizer = int64_at(run[CURSOR]), int64_at(run[UPDATE_FLAGS]), int64_at(run[OPTIMIZER])
     coefficients = run[COEFFICIENTS] + (cursor[STEP] - run[FIRST_STEP]) * optimizer[N_COEFFICIENTS] * 8
-    accumulate = 1 if cursor[SUPER_BLOCKS_DONE] > 0 else 0
-    updates = 1 if is_last and plan[UPDATE] != 0 else 0
     for task in range(first, last, stride):
         update_flags[task] = call(plan[PARAMETERS], (address_of(plan), run[OPTIMIZER], coefficients, task, n,
-                                                     accumulate, updates))  # fmt: skip
+                                                     cursor[SUPER_BLOCKS_DONE], is_last))  # fmt: skip
 
 
 @inline

@@ -7,7 +7,16 @@ where the order of the sums matters.
 import numpy as np
 import pytest
 
-from fastbp.kernels.gemm import add_rows, multiply_column, multiply_panel, narrow_gradient, pack_columns, pack_rows
+from fastbp.kernels.gemm import (
+    add_rows,
+    multiply_column,
+    multiply_panel,
+    multiply_row,
+    narrow_gradient,
+    pack_columns,
+    pack_rows,
+)
+from fastbp.kernels.sums import LONG, PART
 from fastbp.kernels.target import lanes
 from fastbp.kernels.tile import TILE_ROWS, panel_width
 from guards import guarded, needs_guard_pages
@@ -229,6 +238,22 @@ def test_pack_columns_any_size_puts_tiles_one_behind_the_other(at_start, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("at_start", [False, True])
+def test_multiply_row_any_size_and_start_equals_numpy(at_start, dtype):
+    rng = np.random.default_rng(11)
+    one_vector = guarded(np.full(panel_width(dtype), 3, dtype))
+    for n_in in (1, 3, 8):
+        for n_out in [*SIZES, 4 * lanes(dtype), 4 * lanes(dtype) + 1, 100]:
+            h, w, z = (
+                guarded(integers(rng, *shape).astype(dtype), at_start) for shape in ((n_in,), (n_in, n_out), (n_out,))
+            )
+            start = z.copy()
+            for init, step, expected in ((guarded(z, at_start), 1, start), (one_vector, 0, 3), (z, 1, 3 + h @ w)):
+                call(multiply_row, dtype, h, w, init, step, z, n_in, n_out)
+                np.testing.assert_array_equal(z, expected + h @ w)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("at_start", [False, True])
 def test_multiply_column_any_size_equals_numpy(at_start, dtype):
     rng = np.random.default_rng(9)
     for n_in in SIZES:
@@ -237,6 +262,16 @@ def test_multiply_column_any_size_equals_numpy(at_start, dtype):
             dh = guarded(np.empty(n_in, dtype), at_start)
             call(multiply_column, dtype, w, dz, dh, n_in, n_out)
             np.testing.assert_array_equal(dh, w @ dz)
+
+
+@pytest.mark.parametrize("n_out", [LONG - 1, LONG, LONG + 1, LONG + PART + 3, 10**6])
+def test_multiply_column_over_any_number_of_outputs_is_right(n_out):
+    rng = np.random.default_rng(12)
+    # Terms that are alike: the roundings of a plain chain go the same way for thousands of them.
+    w = np.broadcast_to(rng.uniform(0.1, 1, (5, 1)), (5, n_out)).astype(np.float32)
+    dz, dh = np.full(n_out, 0.7, np.float32), np.empty(5, np.float32)
+    call(multiply_column, "float32", w, dz, dh, 5, n_out)
+    np.testing.assert_allclose(dh, w.astype(float) @ dz, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -266,9 +301,11 @@ def test_add_rows_any_size_adds_in_the_order_of_the_rows(at_start, dtype):
         for n_rows in (1, 2, 5):
             rows = np.full((n_rows, n + 3), np.nan, dtype)
             rows[:, :n] = rng.normal(size=(n_rows, n))
-            out = guarded(rng.normal(size=n).astype(dtype), at_start)
-            expected = out.copy()
-            for row in rows:
-                expected += row[:n]
-            call(add_rows, dtype, guarded(rows.ravel()[: (n_rows - 1) * (n + 3) + n], at_start), n + 3, n_rows, out, n)
-            np.testing.assert_array_equal(out, expected)
+            flat = guarded(rows.ravel()[: (n_rows - 1) * (n + 3) + n], at_start)
+            for accumulate in (0, 1, 5):
+                out = guarded(rng.normal(size=n).astype(dtype), at_start)
+                expected = out * (accumulate > 0)
+                for row in rows:
+                    expected += row[:n]
+                call(add_rows, dtype, flat, n + 3, n_rows, out, n, accumulate)
+                np.testing.assert_array_equal(out, expected)
