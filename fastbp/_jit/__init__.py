@@ -21,8 +21,18 @@ itself. In any other process an address means nothing: a `Leaf` pickles as a nam
 What is compiled in the main thread is not interrupted: see `uninterrupted`.
 """
 
-from fastbp._jit.cache import cache_folder, digest
+from fastbp._jit.cache import cache_folder, cache_problem, digest
 from fastbp._jit.compiler import Leaf, inline, kernel, leaf
 from fastbp._jit.ledger import compile_seconds, n_compiled
 
-__all__ = ["Leaf", "cache_folder", "compile_seconds", "digest", "inline", "kernel", "leaf", "n_compiled"]
+__all__ = [
+    "Leaf",
+    "cache_folder",
+    "cache_problem",
+    "compile_seconds",
+    "digest",
+    "inline",
+    "kernel",
+    "leaf",
+    "n_compiled",
+]

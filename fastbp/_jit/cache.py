@@ -59,6 +59,11 @@ def cache_folder() -> Path | None:
     return _find_folder()[0]
 
 
+def cache_problem() -> str:
+    """Return why there is no `cache_folder`, and what would help; an empty text if there is one."""
+    return _find_folder()[1]
+
+
 @functools.cache
 def _find_folder() -> tuple[Path | None, str]:
     """Return the folder, or None; and then what is wrong and what would help."""
