@@ -460,7 +460,7 @@ def test_cache_folder_cannot_be_made_warns_once(package):
         assert "set NUMBA_CACHE_DIR to a folder that can be written" in report["warnings"][0]
 
 
-GONE = "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')"
+GONE = "import numba, os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')"
 NO_HOME = """
 from pathlib import Path
 def no_home():

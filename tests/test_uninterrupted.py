@@ -3,6 +3,7 @@
 import dis
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -108,7 +109,7 @@ def test_uninterrupted_error_at_any_point_is_raised_after_the_call(error, own):
         n_before += call.n_done == 0
         n_after += call.n_done == 1
     assert n_before >= 2
-    assert n_after >= 10
+    assert n_after >= 5
 
 
 def test_uninterrupted_in_another_thread_or_a_compilation_runs_there():
@@ -133,6 +134,44 @@ def test_uninterrupted_no_thread_to_be_had_runs_here(monkeypatch):
     assert (call.n_done, call.thread) == (1, threading.get_ident())
 
 
+def test_uninterrupted_thread_lost_in_a_fork_is_started_anew(monkeypatch):
+    # As in a child that a signal handler has forked: another process, whose memory speaks of a thread.
+    pids, start = iter([1, 1]), module.start_new_thread
+    starts = iter([lambda *arguments: 0, start])
+    monkeypatch.setattr(module.os, "getpid", lambda: next(pids, 2))
+    monkeypatch.setattr(module, "start_new_thread", lambda *arguments: next(starts)(*arguments))
+    call = Call()
+    assert uninterrupted(call) == "result"
+    assert call.n_begun == 1
+
+
+@needs_timer
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # from Python 3.12 on, of any fork
+@pytest.mark.parametrize("action", ["fork", "compile"])
+def test_uninterrupted_handler_that_forks_or_compiles_too_waits_for_no_one(action):
+    inner, outer = Call(), Call()
+
+    def handle(*arguments):
+        if action == "compile":
+            uninterrupted(inner)
+        elif (child := os.fork()) == 0:
+            os._exit(0)
+        else:
+            assert os.waitpid(child, 0)[1] == 0
+
+    def slow():
+        time.sleep(0.2)
+        return outer()
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        assert uninterrupted(slow) == "result"
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert (outer.n_done, inner.n_done) == (1, action == "compile")
+
+
 def test_uninterrupted_small_stacks_wanted_gets_a_larger_one(monkeypatch):
     sizes, start = [], module.start_new_thread
 
@@ -150,12 +189,12 @@ def test_uninterrupted_small_stacks_wanted_gets_a_larger_one(monkeypatch):
 
 
 PRELUDE = """
-import json, os, signal, sys, tempfile, time
+import json, os, signal, sys, tempfile, time, warnings
+warnings.filterwarnings("ignore", ".*multi-threaded.*", DeprecationWarning)  # from Python 3.12 on, of any fork
 import numba
 import numpy as np
 import fastbp
-from fastbp import _jit
-from fastbp.kernels import activations, updates
+from fastbp.kernels import activations
 
 class Handled(BaseException):
     n_raised = 0
@@ -240,5 +279,5 @@ def test_first_compilation_interrupted_anywhere_passes_it_on_and_the_next_one_su
 @needs_timer
 def test_cold_fit_interrupted_often_gives_the_same_bits_at_last(tmp_path):
     n_caught, params = report_of(OFTEN, tmp_path / "interrupted")
-    assert n_caught >= 10
+    assert n_caught >= 5
     assert params == report_of(OFTEN.replace("range(100)", "range(0)"), tmp_path / "interrupted")[1]
