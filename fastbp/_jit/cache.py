@@ -39,8 +39,6 @@ _ADVICE = "set NUMBA_CACHE_DIR to a folder that can be written and has room"
 _DAY = 86400.0
 _UNUSED_FOLDER_AGE = 90 * _DAY
 _TEMPORARY_FILE_AGE = _DAY
-
-
 # Settings of Numba that change the machine code; its own cache ignores them.
 _SETTINGS = ("BOUNDSCHECK", "DEBUGINFO_DEFAULT", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "USING_SVML")
 
