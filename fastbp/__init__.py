@@ -8,6 +8,7 @@ from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 from fastbp.precompile import precompile
 from fastbp.stopping import Convergence, EarlyStopping, TargetLoss, TimeLimit
 from fastbp.trainer import Trainer
+from fastbp.versions import show_versions
 
 __all__ = [
     "MLP",
@@ -25,5 +26,6 @@ __all__ = [
     "Trainer",
     "precompile",
     "schedules",
+    "show_versions",
 ]
 __version__ = "0.1.0"

@@ -1,9 +1,10 @@
 """Tests of the compiler options and of the cache of compiled code.
 
 What the cache does is seen from fresh processes only. They import a small package that is made for each test: a copy of
-``fastbp/_jit.py`` and one kernel module, so that sources can be edited and files damaged at will.
+``fastbp/_jit`` and one kernel module, so that sources can be edited and files damaged at will.
 """
 
+import compileall
 import copy
 import json
 import os
@@ -26,6 +27,7 @@ from hypothesis import strategies as st
 from numba import types
 
 from fastbp import _jit
+from fastbp._jit import cache
 from leaves import call_address
 
 HELPERS = """
@@ -93,6 +95,7 @@ DOUBLED = [2.0, 8.0, 3.0] * 2
 TRIPLED = [3.0, 27.0, 4.0] * 2
 
 PROBE = """
+{first}
 import json, warnings
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
@@ -107,26 +110,29 @@ print(json.dumps(dict(values=values, n_compiled=_jit.n_compiled(), seconds=_jit.
 
 
 class Package:
-    """A copy of `_jit.py` with one kernel module, and the folder that NUMBA_CACHE_DIR names."""
+    """A copy of `_jit` with one kernel module, and the folder that NUMBA_CACHE_DIR names."""
 
     def __init__(self, root, cache):
         self.root, self.cache = root, cache
         kernels = root / "fastbp" / "kernels"
         kernels.mkdir(parents=True)
-        shutil.copy(_jit.__file__, root / "fastbp" / "_jit.py")
+        shutil.copytree(
+            Path(_jit.__file__).parent, root / "fastbp" / "_jit", ignore=shutil.ignore_patterns("__pycache__")
+        )
         for folder in (root / "fastbp", kernels):
             (folder / "__init__.py").touch()
         (kernels / "demo.py").write_text(DEMO)
         self.helpers = kernels / "helpers.py"
         self.helpers.write_text(HELPERS)
 
-    def start(self, before="", after="", **environment):
+    def start(self, before="", after="", first="", **environment):
         """Start a process that uses all leaves and kernels and reports in JSON."""
-        code = PROBE.format(before=textwrap.indent(before, "    ").strip(), after=after)
+        code = PROBE.format(first=first, before=textwrap.indent(before, "    ").strip(), after=after)
         environment = {
             # Python's own cache of bytecode trusts a file's size and its time in seconds, so a quick edit escapes it.
             "PYTHONDONTWRITEBYTECODE": "1",
             "NUMBA_CACHE_DIR": str(self.cache),
+            "PYTHONPATH": str(self.root),
             **environment,
         }
         return subprocess.Popen(
@@ -138,9 +144,9 @@ class Package:
             text=True,
         )
 
-    def run(self, before="", after="", **environment):
+    def run(self, before="", after="", first="", **environment):
         """Run such a process and return its report."""
-        return report_of(self.start(before, after, **environment))
+        return report_of(self.start(before, after, first, **environment))
 
     def files(self, pattern="*.nbc"):
         return sorted(self.cache.glob(f"fastbp-*/{pattern}"))
@@ -386,15 +392,15 @@ def test_identity_closure_over_constants_and_kernels_names_them(monkeypatch):
         body.__module__, body.__qualname__ = "fastbp.kernels.demo", "body"
         return body
 
-    identities = {_jit._identity(repeated(opposite, n_times)) for n_times in (1, 2)}
+    identities = {cache._identity(repeated(opposite, n_times)) for n_times in (1, 2)}
     assert len(identities) == 2
     assert all("fastbp.kernels.demo.opposite" in identity for identity in identities)
-    assert _jit._identity(repeated(negate, 1)) is None
-    assert _jit._identity(repeated(numba.njit(lambda x: x), 1)) is None
+    assert cache._identity(repeated(negate, 1)) is None
+    assert cache._identity(repeated(numba.njit(lambda x: x), 1)) is None
 
 
 def test_identity_function_of_others_is_none():
-    assert _jit._identity(negate.__wrapped__) is None
+    assert cache._identity(negate.__wrapped__) is None
 
 
 def test_cache_damaged_files_are_misses_and_mended(package):
@@ -454,9 +460,70 @@ def test_cache_folder_cannot_be_made_warns_once(package):
         assert "set NUMBA_CACHE_DIR to a folder that can be written" in report["warnings"][0]
 
 
+GONE = "import numba, os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')"
+NO_HOME = """
+from pathlib import Path
+def no_home():
+    raise RuntimeError("Could not determine home directory.")
+Path.home = no_home
+"""
+DENIED = """
+from pathlib import Path
+def denied(*arguments, **options):
+    raise PermissionError(13, "Permission denied")
+Path.mkdir = denied
+"""
+ADVICE = "set NUMBA_CACHE_DIR to a folder that can be written and has room"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder that is in use cannot be removed there")
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        (
+            {"first": GONE, "NUMBA_CACHE_DIR": "here"},
+            f"here is relative to the current folder, which is gone .*{ADVICE}, by its full path",
+        ),
+        ({"first": NO_HOME, "NUMBA_CACHE_DIR": ""}, f"there is no home directory: {ADVICE}"),
+        ({"first": DENIED}, f"cache.*Permission denied: {ADVICE}"),
+        ({"NUMBA_CACHE_DIR": "/dev/null/cache"}, f"/dev/null/cache.*: {ADVICE}"),
+        ({"NUMBA_CACHE_DIR": "n" * 300}, f"File name too long: .*{ADVICE}"),
+        ({"before": "_jit.cache.dumps = None"}, "TypeError: [^:]*"),
+    ],
+    ids=["current folder gone", "no home", "denied", "a file", "long name", "not the disk"],
+)
+def test_cache_no_place_warns_once_and_says_what_helps(package, trouble, words):
+    report = package.run(**{"XDG_CACHE_HOME": "", **trouble})
+    assert (report["values"], report["n_compiled"], len(report["warnings"])) == (DOUBLED, N_COMPILED, 1)
+    assert re.fullmatch(
+        f"fastbp cannot keep its compiled code on disk, so every .* anew: .*{words}", report["warnings"][0]
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder that is in use cannot be removed there")
+def test_cache_current_folder_gone_does_not_matter_to_a_full_path(package):
+    for n_compiled in (N_COMPILED, 0):
+        report = package.run(first=GONE)
+        assert (report["values"], report["n_compiled"], report["warnings"]) == (DOUBLED, n_compiled, [])
+
+
+def test_cache_package_in_a_zip_archive_is_kept(package):
+    archive = shutil.make_archive(str(package.root.parent / "archive"), "zip", package.root)
+    shutil.rmtree(package.root / "fastbp")
+    for n_compiled in (N_COMPILED, 0):
+        report = package.run(PYTHONPATH=archive)
+        assert (report["values"], report["n_compiled"], report["warnings"]) == (DOUBLED, n_compiled, [])
+
+
 def test_cache_sources_cannot_be_read_warns_once(package):
-    report = package.run(before="_jit._SOURCES = ''; _jit._hash_sources = str")
+    assert compileall.compile_dir(package.root, quiet=1, legacy=True)
+    for path in package.root.rglob("*.py"):
+        path.unlink()
+    report = package.run()
     assert (report["values"], report["folder"], len(report["warnings"])) == (DOUBLED, "None", 1)
+    assert report["warnings"][0].endswith(
+        "its sources cannot be read: install them as files, not within an archive or as bytecode alone"
+    )
     assert package.files() == []
 
 
@@ -464,8 +531,8 @@ def test_cache_sources_cannot_be_read_warns_once(package):
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_read_any_damage_raises(tmp_path, data, payload):
     path, key = tmp_path / "file.nbc", ("function", 1)
-    _jit._write(path, key, (payload,))
-    assert _jit._read(path, key) == (payload,)
+    cache._write(path, key, (payload,))
+    assert cache._read(path, key) == (payload,)
     content = bytearray(path.read_bytes())
     position = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans(), "truncate"):
@@ -474,18 +541,18 @@ def test_read_any_damage_raises(tmp_path, data, payload):
         content[position] ^= data.draw(st.integers(1, 255))
     path.write_bytes(content)
     with pytest.raises(ValueError, match="is damaged"):
-        _jit._read(path, key)
+        cache._read(path, key)
 
 
 def test_read_other_key_raises(tmp_path):
-    _jit._write(tmp_path / "file.nbc", ("float32",), ())
+    cache._write(tmp_path / "file.nbc", ("float32",), ())
     with pytest.raises(ValueError, match="another signature"):
-        _jit._read(tmp_path / "file.nbc", ("float64",))
+        cache._read(tmp_path / "file.nbc", ("float64",))
 
 
 def test_cache_folder_numba_cache_dir_is_the_parent(monkeypatch, tmp_path):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    assert _jit.cache_folder.__wrapped__() == tmp_path / f"fastbp-{_jit.digest()}"
+    assert cache._find_folder.__wrapped__()[0] == tmp_path / f"fastbp-{_jit.digest()}"
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="XDG variables are for other systems")
@@ -494,7 +561,7 @@ def test_cache_folder_xdg_cache_home_is_used_if_absolute(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for xdg, parent in [(str(tmp_path), tmp_path), ("", tmp_path / "home/.cache"), ("here", tmp_path / "home/.cache")]:
         monkeypatch.setenv("XDG_CACHE_HOME", xdg)
-        assert _jit.cache_folder.__wrapped__() == parent / "fastbp" / f"fastbp-{_jit.digest()}"
+        assert cache._find_folder.__wrapped__()[0] == parent / "fastbp" / f"fastbp-{_jit.digest()}"
 
 
 def test_cache_folder_no_home_is_none(monkeypatch):
@@ -505,7 +572,7 @@ def test_cache_folder_no_home_is_none(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.delenv("LOCALAPPDATA", raising=False)
     monkeypatch.setattr(Path, "home", no_home)
-    assert _jit.cache_folder.__wrapped__() is None
+    assert cache._find_folder.__wrapped__()[0] is None
 
 
 def make_old(path, days):
@@ -524,7 +591,7 @@ def test_prune_removes_only_unused_folders_of_ours(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "demo.nbc").touch()
         make_old(tmp_path / name, 80 if name == names["used"] else 100)
-    _jit._prune.__wrapped__(tmp_path / names["current"])
+    cache._prune.__wrapped__(tmp_path / names["current"])
     assert {path.name for path in tmp_path.iterdir()} == set(names.values()) - {names["unused"]}
 
 
@@ -532,7 +599,7 @@ def test_prune_removes_temporary_files_of_dead_writers(tmp_path):
     for name, days in [("a.nbc", 9), ("b.nbc.0.tmp", 9), ("c.nbc.0.tmp", 0)]:
         (tmp_path / name).touch()
         make_old(tmp_path / name, days)
-    _jit._prune.__wrapped__(tmp_path)
+    cache._prune.__wrapped__(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"a.nbc", "c.nbc.0.tmp"}
 
 

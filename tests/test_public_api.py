@@ -30,6 +30,7 @@ NAMES = [
     "Trainer",
     "precompile",
     "schedules",
+    "show_versions",
 ]
 MLP = """sizes, activation="relu", output="identity", *, loss=None, init="auto", dtype="float32", seed=None"""
 MLP_FIT = """x, y, *, optimizer=Adam(), batch_size=32, epochs=100, max_steps=None, validation_data=None, stop=(),
@@ -51,6 +52,7 @@ ADAM = "learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8"
         (fastbp.Trainer.fit, TRAINER_FIT),
         (fastbp.Trainer.step, "x, y"),
         (fastbp.precompile, ""),
+        (fastbp.show_versions, ""),
         (fastbp.SGD, "learning_rate=0.01, momentum=0.0, nesterov=False"),
         (fastbp.Adagrad, "learning_rate=0.01, eps=1e-10"),
         (fastbp.RMSprop, "learning_rate=0.01, alpha=0.99, eps=1e-8, momentum=0.0, centered=False"),
@@ -113,7 +115,7 @@ def test_optimizers_and_stop_rules_are_frozen_dataclasses():
 
 
 @pytest.mark.parametrize(
-    "value", [getattr(fastbp, name) for name in NAMES if name not in ("schedules", "precompile")], ids=str
+    "value", [getattr(fastbp, name) for name in NAMES if isinstance(getattr(fastbp, name), type)], ids=str
 )
 def test_public_class_has_a_runnable_example(value):
     assert ">>> " in value.__doc__

@@ -444,11 +444,11 @@ def test_fit_in_a_child_forked_while_another_thread_compiles_gives_the_same_bits
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     output = run_script(
         """
-from fastbp import _jit
+from fastbp._jit.ledger import ledger
 
 compiling = threading.Thread(target=train, args=(1,))
 compiling.start()
-while _jit._ledger._depth == 0:
+while ledger._depth == 0:
     time.sleep(1e-3)
 time.sleep(0.1)
 child = os.fork()
