@@ -11,9 +11,9 @@ from numba import types
 
 from fastbp._jit import inline, leaf
 from fastbp.kernels.calls import call, float64_at, int64_at
-from fastbp.kernels.gather import FLOAT32, FLOAT64
+from fastbp.kernels.gather import OWN
 from fastbp.kernels.simd import address_of
-from fastbp.kernels.tile import TILE_ROWS
+from fastbp.kernels.tile import INIT_IS_COLUMN, KEEPS_TINY, TILE_ROWS
 
 
 class Layer(NamedTuple):
@@ -244,17 +244,18 @@ def dense_packed(plan, layer, x, y, n, is_backward):
             n_k = min(k_block, n_terms - k)
             if is_backward:
                 call(plan[PACK_ROWS], (w + (m * n_out + k) * size, n_out, n_m, n_k, packed, a_row))
-                start_of_sum, start_row, is_column = plan[ZEROS], 0, 0
+                start_of_sum, start_row, flags = plan[ZEROS], 0, 0
             else:
                 call(plan[PACK_COLUMNS], (w + (k * n_out + m) * size, n_out, n_k, n_m, packed, a_tile))
-                start_of_sum, start_row, is_column = w + (n_in * n_out + m) * size, 1, 1  # the biases
+                start_of_sum, start_row, flags = w + (n_in * n_out + m) * size, 1, INIT_IS_COLUMN  # the biases
+            flags = (flags if k == 0 else 0) | (KEEPS_TINY if is_backward or k + n_k < n_terms else 0)
             for start in range(0, n, panel):
                 width = min(panel, n - start)
                 out = y + (start * n_rows + m * width) * size
                 init, init_row = (start_of_sum, start_row) if k == 0 else (out, width)
                 call(plan[MULTIPLY], (n_m, width, packed, a_tile, a_row, a_k, 0, 0,
                                       x + (start * n_terms + k * width) * size, width, out, width,
-                                      init, init_row, is_column if k == 0 else 0, n_k, 1))  # fmt: skip
+                                      init, init_row, flags, n_k, 1))  # fmt: skip
 
 
 @leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp, types.intp, types.intp))
@@ -275,8 +276,8 @@ def dense_of_lists(plan, layer, x, y, n, is_backward):
     for first in range(0, n_whole, strip):
         n_columns = min(strip, n_whole - first)
         if is_backward:
-            call(plan[GATHER], (w + first * n_out * size, n_out * size, size, FLOAT32 if size == 4 else FLOAT64,
-                                plan[COUNT], n_columns, n_terms, columns, plan[ROW_ADDRESSES], plan[CAST]))  # fmt: skip
+            call(plan[GATHER], (w + first * n_out * size, n_out * size, size, OWN, plan[COUNT],
+                                n_columns, n_terms, columns, plan[ROW_ADDRESSES], plan[CAST]))  # fmt: skip
             init, init_row, init_group = plan[ZEROS], 0, 0
         else:
             for j in range(0, n_columns, panel):
@@ -284,23 +285,26 @@ def dense_of_lists(plan, layer, x, y, n, is_backward):
                 call(plan[PACK_ROWS], (w + (first + j) * size, n_out, n_terms, panel, here, panel))
                 # The biases, plus zero times every weight: one that is not finite must not be skipped unnoticed.
                 call(plan[MULTIPLY], (1, panel, plan[ZEROS], 0, 0, 0, 0, 0, here, panel, start, panel,
-                                      bias + (first + j) * size, 0, 0, n_terms, 1))  # fmt: skip
+                                      bias + (first + j) * size, 0, KEEPS_TINY, n_terms, 1))  # fmt: skip
             init, init_row, init_group = plan[LIST_SUMS], 0, panel
         for k in range(0, n_terms, chunk):
             values, places, starts = _lists_of_terms(plan, k // chunk, n)
             call(plan[MULTIPLY_NONZEROS], (values, places, starts, n, columns + k * panel * size, panel * n_terms,
-                                           c, panel * n, init, init_row, init_group, n_columns))  # fmt: skip
+                                           c, panel * n, init, init_row, init_group, n_columns,
+                                           1 if is_backward or k + chunk < n_terms else 0))  # fmt: skip
             init, init_row, init_group = c, panel, panel * n
         # As panels of n features and n_columns samples, the strip is turned into rows of y.
         call(plan[SCATTER], (c, n, n_columns, y, first, panel * n_rows, panel, n % panel))
     if n_whole < n_rows:
         a, a_row, a_k = (w + n_whole * n_out * size, n_out, 1) if is_backward else (w + n_whole * size, 1, n_out)
-        init, is_column = (plan[ZEROS], 0) if is_backward else (bias + n_whole * size, 1)
+        init, init_row, flags = (
+            (plan[ZEROS], 0, KEEPS_TINY) if is_backward else (bias + n_whole * size, 1, INIT_IS_COLUMN)
+        )
         for start in range(0, n, panel):
             width = min(panel, n - start)
             call(plan[MULTIPLY], (n_rows - n_whole, width, a, TILE_ROWS * a_row, a_row, a_k, 0, 0,
                                   x + start * n_terms * size, width, y + (start * n_rows + n_whole * width) * size,
-                                  width, init, is_column, is_column, n_terms, 1))  # fmt: skip
+                                  width, init, init_row, flags, n_terms, 1))  # fmt: skip
 
 
 @inline
@@ -378,7 +382,7 @@ def _dense_backward(plan, layer, dz, dh, n, is_alone):
     """dh = w @ dz for n samples in panels.
 
     Each sum over the outputs goes in their order, or over the lanes first for a sample that `is_alone`: that must not
-    depend on how a step is cut into blocks.
+    depend on how a step is cut into blocks. Tiny ones are kept, as the backward leaf of an activation comes next.
     """
     size, panel, n_in, n_out, w = plan[ITEMSIZE], plan[PANEL], layer[N_IN], layer[N_OUT], layer[W]
     if is_alone:
@@ -391,7 +395,7 @@ def _dense_backward(plan, layer, dz, dh, n, is_alone):
         for start in range(0, n, panel):
             width = min(panel, n - start)
             call(plan[MULTIPLY], (n_in, width, w, TILE_ROWS * n_out, n_out, 1, 0, 0, dz + start * n_out * size, width,
-                                  dh + start * n_in * size, width, plan[ZEROS], 0, 0, n_out, 1))  # fmt: skip
+                                  dh + start * n_in * size, width, plan[ZEROS], 0, KEEPS_TINY, n_out, 1))  # fmt: skip
 
 
 @leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp))
@@ -556,7 +560,7 @@ def _gradient_of_lists(plan, layer, first_row, n_rows, first_column, n_columns, 
         else:
             call(plan[MULTIPLY_NONZEROS], (values, places, starts + first_column * 8, n_columns, h,
                                            panel * super_block, turned, panel * n_columns, init, init_row, init_group,
-                                           n_inputs))  # fmt: skip
+                                           n_inputs, 0))  # fmt: skip
     upright = plan[GRADIENT]
     # All rows of a panel: those beyond n_inputs fall behind the strip, where the biases then overwrite the first.
     call(plan[SCATTER], (turned, n_columns, -(-n_inputs // panel) * panel, upright, 0, panel, n_columns, n_columns))
