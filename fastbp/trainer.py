@@ -280,7 +280,8 @@ class Trainer:
             self._check_whole()
             if self._stepper is None:
                 self._stepper = Stepper(self._model._architecture, self._buffers, self._rule, self._run.outside)
-            return turn.run(partial(self._stepper.step, data, self._run.n_steps), finish=self._stepper.finish)
+            loss = turn.run(partial(self._stepper.step, data, self._run.n_steps), finish=self._stepper.finish)
+        return loss  # noqa: RET504 - nothing comes between the call and leaving the turn
 
     def _check_whole(self) -> None:
         """Refuse to go on from parameters that belong to no step."""

@@ -289,7 +289,9 @@ class Workspace:
         layout, itemsize = architecture.layout, architecture.dtype.itemsize
         for index, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
             name, start = architecture.activations[index], layout.weight_start[index] * itemsize
-            is_fused = with_loss and index == layout.n_layers - 1 and LOSSES[architecture.loss].output == name
+            is_last = index == layout.n_layers - 1
+            is_fused = with_loss and is_last and LOSSES[architecture.loss].output == name
+            is_dz = is_fused or (is_last and name == "identity")  # what the loss writes
             h_out, z = kept[index + 1]
             row = Layer(
                 n_in=n_in,
@@ -300,7 +302,7 @@ class Workspace:
                 z=base + z,
                 h_out=base + h_out,
                 forward=0 if is_fused else self._address(ACTIVATIONS[name].forward),
-                backward=0 if is_fused or grads is None else self._address(ACTIVATIONS[name].backward),
+                backward=0 if is_dz or grads is None else self._address(ACTIVATIONS[name].backward),
                 lists_h=int(self._skips[index].forward),
                 lists_dz=int(self._skips[index].backward),
                 **{field: base + offset for field, offset in derivatives[index].items()},

@@ -70,13 +70,13 @@ class Case:
 
 
 @numba.njit
-def _repeat(n: int, address: int, arguments: Any) -> None:
+def repeat(n: int, address: int, arguments: Any) -> None:
     for _ in range(n):
         call(address, arguments)
 
 
 @numba.njit
-def _repeat_after(n: int, address: int, arguments: Any, restore: int, restore_arguments: Any) -> None:
+def repeat_after(n: int, address: int, arguments: Any, restore: int, restore_arguments: Any) -> None:
     for _ in range(n):
         call(restore, restore_arguments)
         call(address, arguments)
@@ -105,16 +105,16 @@ def seconds_of(case: Case, dtype: str, rounds: int) -> float:
     """Return the time of one call."""
     address, arguments = case.leaf.address(dtype), plain(case.arguments)
     if case.restores is None:
-        return best_seconds(lambda n: _repeat(n, address, arguments), rounds)
+        return best_seconds(lambda n: repeat(n, address, arguments), rounds)
     original = case.restores.copy()
     restore = gather.copy.address(dtype), plain((original, case.restores, original.size))
-    both = best_seconds(lambda n: _repeat_after(n, address, arguments, *restore), rounds)
-    return both - best_seconds(lambda n: _repeat(n, *restore), rounds)
+    both = best_seconds(lambda n: repeat_after(n, address, arguments, *restore), rounds)
+    return both - best_seconds(lambda n: repeat(n, *restore), rounds)
 
 
 def call_once(function: Leaf, dtype: str, arguments: tuple[Any, ...]) -> None:
     """Call a leaf whose results a case needs."""
-    _repeat(1, function.address(dtype), plain(arguments))
+    repeat(1, function.address(dtype), plain(arguments))
 
 
 def plain(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -182,7 +182,7 @@ def lists(dtype: str) -> Iterator[Case]:
     call_once(sparse.list_nonzeros, dtype, arguments)
     h, c = aligned(n * n_inputs, dtype=dtype), aligned(n_features * n_inputs, dtype=dtype)
     group = panel * n_features
-    arguments = values, places, starts, n_features, h, panel * n, c, group, c, panel, group, n_inputs
+    arguments = values, places, starts, n_features, h, panel * n, c, group, c, panel, group, n_inputs, 0
     n_fma = n_nonzero * n_inputs
     yield Case("multiply_nonzeros", sparse.multiply_nonzeros, arguments, n_fma, size * (n_fma + 2 * c.size), n_fma)
 

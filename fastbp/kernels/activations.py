@@ -6,6 +6,10 @@ n_samples elements a pair at a time, whatever their layout, and may change the p
 Backward: d *= f'(z), where z is the pre-activation and h = f(z), n elements rounded up to whole pairs. Most
 derivatives follow from h alone: unless `keeps_z`, the caller may pass h for z. At a kink the derivative is the one from
 the left, as PyTorch's. No checks: the caller validates.
+
+No arithmetic here meets a subnormal, and none is stored. Forward, no z is smaller than `least_kept`, but for 0: the
+product that makes it sees to that. Backward, d may be anything; where it is multiplied by an f' between 0 and 1, what
+is smaller than `root_of_tiny` of either counts as 0.
 """
 
 from typing import NamedTuple
@@ -14,13 +18,27 @@ from numba import types
 
 from fastbp._jit import Leaf, inline, leaf
 from fastbp.kernels import elementary
-from fastbp.kernels.elementary import erf, exp, expm1, tanh_half_expm1, tanh_quotient, tanh_reduce
+from fastbp.kernels.elementary import (
+    erf,
+    exp_negative,
+    exp_negative_factor,
+    expm1,
+    tanh_half_expm1,
+    tanh_quotient,
+    tanh_reduce,
+)
 from fastbp.kernels.simd import (
+    absolute,
+    flush,
+    flush_factor,
+    flushed_product,
     fma,
+    least_kept,
     load_first_pair,
     load_pair,
     maximum,
     offset,
+    root_of_tiny,
     splat,
     store_first_pair,
     store_pair,
@@ -56,6 +74,13 @@ def _backward(T):
     return types.void(types.CPointer(T), types.CPointer(T), types.CPointer(T), types.intp)
 
 
+@leaf(_backward)
+def identity_backward(d, z, h, n):
+    """d itself, but for what is tiny."""
+    for i in range(0, n, panel_of(d)):
+        store_pair(d, i, flush(load_pair(d, i)))
+
+
 @leaf(_forward)
 def sigmoid_forward(h, n_features, n_samples):
     """h = 1 / (1 + exp(-h))."""
@@ -68,7 +93,7 @@ def sigmoid_backward(d, z, h, n):
     """d *= h * (1 - h)."""
     for i in range(0, n, panel_of(d)):
         h_i = load_pair(h, i)
-        store_pair(d, i, load_pair(d, i) * h_i * (1.0 - h_i))
+        store_pair(d, i, flushed_product(load_pair(d, i), flushed_product(h_i, 1.0 - h_i)))
 
 
 @leaf(_forward)
@@ -95,7 +120,7 @@ def tanh_backward(d, z, h, n):
     """d *= 1 - h**2."""
     for i in range(0, n, panel_of(d)):
         h_i = load_pair(h, i)
-        store_pair(d, i, load_pair(d, i) * fma(-h_i, h_i, 1.0))
+        store_pair(d, i, flushed_product(load_pair(d, i), fma(-h_i, h_i, 1.0)))
 
 
 @leaf(_forward)
@@ -109,7 +134,7 @@ def relu_forward(h, n_features, n_samples):
 def relu_backward(d, z, h, n):
     """d = d where h > 0, else 0."""
     for i in range(0, n, panel_of(d)):
-        store_pair(d, i, where(load_pair(h, i) > 0.0, load_pair(d, i), 0.0))
+        store_pair(d, i, where(load_pair(h, i) > 0.0, flush(load_pair(d, i)), 0.0))
 
 
 @leaf(_forward)
@@ -124,7 +149,7 @@ def leaky_relu_forward(h, n_features, n_samples):
 def leaky_relu_backward(d, z, h, n):
     """d *= 1 where h > 0, else 0.01."""
     for i in range(0, n, panel_of(d)):
-        d_i = load_pair(d, i)
+        d_i = flush(load_pair(d, i))
         store_pair(d, i, where(load_pair(h, i) > 0.0, d_i, _LEAKY_SLOPE * d_i))
 
 
@@ -140,7 +165,8 @@ def elu_forward(h, n_features, n_samples):
 def elu_backward(d, z, h, n):
     """d *= 1 where h > 0, else h + 1, which is exp(z)."""
     for i in range(0, n, panel_of(d)):
-        d_i, h_i = load_pair(d, i), load_pair(h, i)
+        h_i = load_pair(h, i)
+        d_i = flush_factor(load_pair(d, i))
         store_pair(d, i, where(h_i > 0.0, d_i, fma(d_i, h_i, d_i)))
 
 
@@ -157,7 +183,8 @@ def selu_backward(d, z, h, n):
     """d *= scale where h > 0, else h + scale * alpha."""
     for i in range(0, n, panel_of(d)):
         h_i = load_pair(h, i)
-        store_pair(d, i, load_pair(d, i) * where(h_i > 0.0, _SELU_SCALE, h_i + _SELU_SCALE_ALPHA))
+        derivative = where(h_i > 0.0, _SELU_SCALE, h_i + _SELU_SCALE_ALPHA)
+        store_pair(d, i, flushed_product(load_pair(d, i), derivative))
 
 
 @leaf(_forward)
@@ -175,8 +202,9 @@ def gelu_backward(d, z, h, n):
     for i in range(0, n, panel_of(d)):
         z_i = load_pair(z, i)
         distribution = fma(erf(_SQRT_HALF * z_i), 0.5, 0.5)
-        density = _SQRT_HALF_OVER_PI * exp(-0.5 * z_i * z_i)
-        store_pair(d, i, load_pair(d, i) * fma(z_i, density, distribution))
+        size = maximum(2.0 * root_of_tiny(z_i), absolute(z_i))  # whose square is not subnormal
+        density = _SQRT_HALF_OVER_PI * exp_negative_factor(-0.5 * size * size)
+        store_pair(d, i, flushed_product(load_pair(d, i), fma(z_i, density, distribution)))
 
 
 @leaf(_forward)
@@ -192,8 +220,8 @@ def silu_backward(d, z, h, n):
     """d *= s * (1 + z * (1 - s)) with s = sigmoid(z)."""
     for i in range(0, n, panel_of(d)):
         z_i = load_pair(z, i)
-        s = elementary.sigmoid(z_i)
-        store_pair(d, i, load_pair(d, i) * s * fma(z_i, 1.0 - s, 1.0))
+        s = elementary.sigmoid_factor(z_i)
+        store_pair(d, i, flushed_product(load_pair(d, i), s * fma(z_i, 1.0 - s, 1.0)))
 
 
 @leaf(_forward)
@@ -207,14 +235,14 @@ def softplus_forward(h, n_features, n_samples):
 def softplus_backward(d, z, h, n):
     """d *= 1 - exp(-h), which is sigmoid(z)."""
     for i in range(0, n, panel_of(d)):
-        store_pair(d, i, load_pair(d, i) * -expm1(-load_pair(h, i)))
+        store_pair(d, i, flushed_product(load_pair(d, i), flush_factor(-expm1(-load_pair(h, i)))))
 
 
 @inline
 def _add_powers(panel, first, last, width, largest, total):
     """Replace h by exp(h - largest) in rows first..last-1 of a panel; returns the total with these added."""
     for i in range(first * width, last * width, width):
-        power = exp(load_first_pair(panel, i, width) - largest)
+        power = exp_negative(load_first_pair(panel, i, width) - largest)
         store_first_pair(panel, i, power, width)
         total += power
     return total
@@ -237,12 +265,14 @@ def softmax_forward(h, n_features, n_samples):
         for first in range(PART, n_features, PART):
             part = _add_powers(panel, first, min(first + PART, n_features), width, largest, part)
             total, part = add_part(total, part)
+        least = total * least_kept(h)
         for i in range(0, n_features * width, width):
-            store_first_pair(panel, i, load_first_pair(panel, i, width) / total, width)
+            power = load_first_pair(panel, i, width)
+            store_first_pair(panel, i, where(power < least, 0.0, power) / total, width)
 
 
 ACTIVATIONS = {
-    "identity": Activation(None, None),
+    "identity": Activation(None, identity_backward),
     "sigmoid": Activation(sigmoid_forward, sigmoid_backward),
     "tanh": Activation(tanh_forward, tanh_backward),
     "relu": Activation(relu_forward, relu_backward),

@@ -1,23 +1,27 @@
 """exp, expm1, tanh, sigmoid, log1p, erf and softplus of one SIMD vector, float32 or float64.
 
-Largest errors in ulp with FMA, over all float32 values and 2 million float64 values (perf/elementary_error.py):
+Largest errors in ulp with FMA, over every 23rd float32 value and 200 000 float64 values (perf/elementary_error.py):
 
-==========  =======  =======
-function    float32  float64
-==========  =======  =======
-exp            1.04     0.99
-expm1          1.55     1.83
-tanh           2.57     2.51
-sigmoid        2.40     2.19
-log1p          1.50     1.75
-log1p_unit     1.40     1.46
-erf            2.00     1.76
-softplus       2.05     2.05
-==========  =======  =======
+===================  =======  =======
+function             float32  float64
+===================  =======  =======
+exp_negative            0.90     0.82
+exp_negative_factor     0.90     0.82
+expm1                   1.56     1.83
+tanh                    2.52     2.38
+sigmoid                 2.36     1.80
+sigmoid_factor          2.36     1.80
+log1p                   1.44     1.62
+log1p_unit              1.35     1.33
+erf                     1.89     1.76
+softplus                2.00     1.87
+===================  =======  =======
 
-Without FMA the largest was 2.55 (tanh), over every 23rd float32 and 150 000 float64 values. Subnormal results err by as
-many subnormal ulp. Infinities and NaN give their limits and NaN; the odd functions are odd bit by bit and keep the sign
-of zero. The polynomials are minimax fits (perf/fit_elementary.py).
+No function does arithmetic on subnormals, with FMA, for arguments that `simd.flush` leaves; without FMA the products
+inside of multiply-adds may be such for tiny arguments. Values of exp_negative, sigmoid and softplus that `flush` would
+take to zero are zero, and those up to 1.42 times larger may be; so are those of exp_negative_factor and sigmoid_factor
+that `flush_factor` would. Infinities and NaN give their limits and NaN; the odd functions are odd bit by bit and keep
+the sign of zero. The polynomials are minimax fits (perf/fit_elementary.py).
 
 References
 ----------
@@ -34,7 +38,6 @@ from fastbp.kernels.simd import (
     maximum,
     minimum,
     polynomial,
-    scale,
     splat,
     where,
 )
@@ -51,9 +54,9 @@ _MANTISSA_BITS = by_dtype(23, 52)
 _SHIFT = by_dtype(1.5 * 2**23 + 126, 1.5 * 2**52 + 1022)
 _SQRT_HALF_BITS = by_dtype(0x3F3504F3, 0x3FE6A09E667F3BCD)
 
-# Beyond these, exp is infinite or 0, expm1 is -1, and tanh and erf are 1.
+# Beyond these, exp is infinite, 1 (from below) or 0, expm1 is -1, and tanh and erf are 1.
 _EXP_MAX = by_dtype(89.0, 710.0)
-_EXP_MIN = by_dtype(-104.0, -746.0)
+_EXP_IS_ONE = by_dtype(-(2.0**-28), -(2.0**-56))
 _EXPM1_MIN = by_dtype(-18.0, -38.0)
 _TANH_MAX = by_dtype(10.0, 20.0)
 _ERF_MAX = by_dtype(4.0, 6.0)
@@ -114,34 +117,55 @@ _erf_exponent = polynomial(
 
 
 @inline
-def _reduce(x):
-    """n + _SHIFT, n and expm1(r) of the reduction x = n * log(2) + r with the nearest integer n."""
-    shifted = fma(x, _LOG2_E, _SHIFT(x))
-    n = shifted - _SHIFT(x)
-    r = fma(n, -_LN2_LOW(x), fma(n, -_LN2_HIGH(x), x))
-    return shifted, n, fma(r * r, _expm1_factor(r), r)
+def _reduce(x, shift):
+    """n + shift and r of the reduction x = n * log(2) + r with the nearest integer n."""
+    shifted = fma(x, _LOG2_E, shift)
+    n = shifted - shift
+    return shifted, fma(n, -_LN2_LOW(x), fma(n, -_LN2_HIGH(x), x))
 
 
-@inline
-def _exp(x):
-    """e**x for x of at most `_EXP_MAX`."""
-    # A NaN stays one, as minimum and maximum give their second argument for it: so in all functions below.
-    _, n, expm1_r = _reduce(maximum(_EXP_MIN(x), x))
-    return scale(expm1_r + 1.0, n)
+def _exponential(float32, float64):
+    """A function e**x for x of at most `_EXP_MAX`, or 0 where that is less than 2**-(p + 1/2), with a p for each dtype.
+
+    For half the normal range a p costs nothing: a power of two whose exponent field is 0 is 0.
+    """
+    powers = 127 - 1 - float32, 1023 - 1 - float64
+    unit = by_dtype(*(2.0**power for power in powers))
+    factor = polynomial(*([c * 2.0**power for c in part] for power, part in zip(powers, _EXPM1_FACTOR, strict=True)))
+    shift = by_dtype(1.5 * 2**23 + float32 + 1, 1.5 * 2**52 + float64 + 1)
+    lowest = by_dtype(-(float32 + 1) * _LN2, -(float64 + 1) * _LN2)
+
+    @inline
+    def exponential(x):
+        # A NaN stays one, as minimum and maximum give their second argument for it: so in all functions below.
+        shifted, r = _reduce(maximum(lowest(x), x), shift(x))
+        return fma(r, fma(r, factor(r), unit(x)), unit(x)) * bitcast(bitcast(shifted) << _MANTISSA_BITS(x))
+
+    return exponential
+
+
+_exp = _exponential(118, 1014)  # no less than `least_kept`
+_exp_factor = _exponential(62, 510)  # no less than `root_of_tiny`
 
 
 @inline
 def _half_expm1(x):
     """(e**x - 1) / 2, finite where the double is not, for x between `_EXPM1_MIN` and `_EXP_MAX`."""
-    shifted, _, expm1_r = _reduce(x)
+    shifted, r = _reduce(x, _SHIFT(x))
     half_power = bitcast(bitcast(shifted) << _MANTISSA_BITS(x))
-    return fma(expm1_r, half_power, half_power - 0.5)
+    return fma(fma(r * _expm1_factor(r), r, r), half_power, half_power - 0.5)
 
 
 @inline
-def exp(x):
-    """e**x."""
-    return _exp(minimum(_EXP_MAX(x), x))
+def exp_negative(x):
+    """e**x for x <= 0, which may be subnormal."""
+    return _exp(minimum(_EXP_IS_ONE(x), x))
+
+
+@inline
+def exp_negative_factor(x):
+    """e**x for x <= 0, as `flush_factor` leaves it."""
+    return _exp_factor(minimum(_EXP_IS_ONE(x), x))
 
 
 @inline
@@ -174,7 +198,7 @@ def tanh_reduce(x):
 def tanh_half_expm1(shifted, r):
     """The second stage: h."""
     power = bitcast(bitcast(shifted) << _MANTISSA_BITS(r))
-    return fma(fma(r * r, _expm1_of_twice_factor(r), r), power, fma(power, 0.5, -0.5))
+    return fma(fma(r * _expm1_of_twice_factor(r), r, r), power, fma(power, 0.5, -0.5))
 
 
 @inline
@@ -185,8 +209,15 @@ def tanh_quotient(half, x):
 
 @inline
 def sigmoid(x):
-    """1 / (1 + e**-x), as e**x / (1 + e**x): so it underflows gradually."""
+    """1 / (1 + e**-x), as e**x / (1 + e**x): so it is exact down to where e**x is 0."""
     power = _exp(minimum(40.0, x))
+    return power / (power + 1.0)
+
+
+@inline
+def sigmoid_factor(x):
+    """`sigmoid`, as `flush_factor` leaves it."""
+    power = _exp_factor(minimum(40.0, x))
     return power / (power + 1.0)
 
 
@@ -199,7 +230,7 @@ def log1p(x):
     # By way of 2**(2 - n), which is a normal number for all n.
     inverse_power = bitcast(bitcast(splat(x, 4.0)) - (exponent << _MANTISSA_BITS(x))) * 0.25
     f = fma(x, inverse_power, inverse_power - 1.0)
-    value = fma(n, _LN2, fma(f * f, _log1p_factor(f), f))
+    value = fma(n, _LN2, fma(f * _log1p_factor(f), f, f))
     value = where(x == _INFINITY, x, copysign(value, x))
     return where(x > -1.0, value, where(x == -1.0, splat(x, -_INFINITY), _NAN))
 
@@ -207,7 +238,7 @@ def log1p(x):
 @inline
 def log1p_unit(x):
     """log(1 + x) for 0 <= x <= 1, at half the cost of `log1p`."""
-    return fma(x * x, _log1p_unit_factor(x), x)
+    return fma(x * _log1p_unit_factor(x), x, x)
 
 
 @inline
@@ -221,4 +252,4 @@ def erf(x):
 @inline
 def softplus(x):
     """log(1 + e**x) without overflow."""
-    return maximum(0.0, x) + log1p_unit(_exp(-absolute(x)))
+    return maximum(0.0, x) + log1p_unit(exp_negative(-absolute(x)))

@@ -9,6 +9,8 @@ from fastbp.kernels.target import HAS_FMA, VECTOR_BYTES, cpu_family
 
 I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
+_N_LOST = 3  # lowest bits of an exponent: a number that has none of the others is flushed to zero
+
 
 def emit_splat(builder, scalar, n):
     """A vector with the scalar in each of n lanes."""
@@ -141,32 +143,45 @@ def emit_concatenate(builder, low, high):
     return emit_shuffle(builder, low, high, list(range(2 * low.type.count)))
 
 
-def emit_scale(builder, x, n):
-    """x * 2**n for whole numbers n, rounded once."""
-    if VECTOR_BYTES == 64:
-        return _emit_scalef(builder, x, n)
-    # Half of the exponent each time: 2**n itself may overflow or be subnormal where the product is neither.
-    mantissa_bits, bias = (23, 127) if isinstance(x.type.element, ir.FloatType) else (52, 1023)
-    integers = ir.VectorType(ir.IntType(8 * size_of(x.type.element)), x.type.count)
-    shift = ir.Constant(integers, [mantissa_bits] * x.type.count)
-    # Adding 1.5 * 2**mantissa_bits leaves an integer in the lowest bits of the mantissa.
-    shifted = builder.fadd(n, ir.Constant(x.type, [1.5 * 2**mantissa_bits + 2 * bias] * x.type.count))
-    field = builder.bitcast(shifted, integers)
-    half = builder.ashr(field, ir.Constant(integers, [1] * x.type.count))
-    for part in (half, builder.sub(field, half)):
-        x = builder.fmul(x, builder.bitcast(builder.shl(part, shift), x.type))
-    return x
+def emit_kept_bits(builder, vector_type, keeps_all=None, n_lost=_N_LOST):
+    """The bits of an exponent without its lowest ones, or all bits of a number if the condition `keeps_all` holds."""
+    bits, mantissa_bits = (32, 23) if isinstance(vector_type.element, ir.FloatType) else (64, 52)
+    field = (1 << bits - 1) - (1 << mantissa_bits + n_lost)
+    integers = ir.VectorType(ir.IntType(bits), vector_type.count)
+    kept_bits, every_bit = (ir.Constant(integers, [value] * integers.count) for value in (field, -1))
+    return kept_bits if keeps_all is None else builder.select(keeps_all, every_bit, kept_bits)
 
 
-def _emit_scalef(builder, x, n):
-    """One instruction of AVX-512 for each whole vector."""
-    if x.type.count * size_of(x.type.element) > 64:
-        halves = zip(emit_split(builder, x), emit_split(builder, n), strict=True)
-        return emit_concatenate(builder, *[_emit_scalef(builder, *half) for half in halves])
-    kind = "ps" if isinstance(x.type.element, ir.FloatType) else "pd"
-    every, current_rounding = ir.Constant(ir.IntType(x.type.count), -1), I32(4)
-    name = f"llvm.x86.avx512.mask.scalef.{kind}.512"
-    return emit_call(builder, name, x.type, x, n, ir.Constant(x.type, None), every, current_rounding)
+def _emit_has_any(builder, x, bits):
+    """Mask of the lanes in which any of these bits is set."""
+    common = builder.and_(builder.bitcast(x, bits.type), bits)
+    return builder.icmp_unsigned("!=", common, ir.Constant(bits.type, None))
+
+
+def emit_flush(builder, x, kept_bits=None):
+    """x, or 0 in the lanes where none of `kept_bits` is set: below 2**-119, or 2**-1015."""
+    kept_bits = emit_kept_bits(builder, x.type) if kept_bits is None else kept_bits
+    return builder.select(_emit_has_any(builder, x, kept_bits), x, ir.Constant(x.type, None))
+
+
+def emit_flush_factor(builder, x):
+    """x, or 0 in the lanes where its square were subnormal: below 2**-63, or 2**-511."""
+    return emit_flush(builder, x, _root_bits(builder, x.type))
+
+
+def _root_bits(builder, vector_type):
+    """The highest two bits of an exponent."""
+    n_exponent_bits = 8 if isinstance(vector_type.element, ir.FloatType) else 11
+    return emit_kept_bits(builder, vector_type, n_lost=n_exponent_bits - 2)
+
+
+def emit_flushed_product(builder, x, y):
+    """x * y, or 0 in the lanes where `emit_flush_factor` makes x zero."""
+    if VECTOR_BYTES < 64:
+        return builder.fmul(emit_flush_factor(builder, x), y)
+    # In lanes that a mask leaves out AVX-512 multiplies nothing: the mask of the product takes no instruction.
+    kept_bits = _root_bits(builder, x.type)
+    return builder.select(_emit_has_any(builder, x, kept_bits), builder.fmul(x, y), ir.Constant(x.type, None))
 
 
 def emit_reduction(builder, value, combine):

@@ -39,6 +39,7 @@ SOURCE_DTYPES = (
     "bool",
 )
 UINT8, INT8, UINT16, INT16, UINT32, INT32, UINT64, INT64, FLOAT16, FLOAT32, FLOAT64, BOOL = range(len(SOURCE_DTYPES))
+OWN = len(SOURCE_DTYPES)  # not the user's data but weights, contiguous and of the kernel's dtype: copied bit by bit
 
 
 def _reader(dtype):
@@ -67,11 +68,14 @@ def half_to_float32(typingctx, bits):
 
     def codegen(context, builder, sig, args):
         wide = builder.zext(args[0], ir.IntType(32))
-        magnitude = builder.shl(builder.and_(wide, ir.IntType(32)(0x7FFF)), ir.IntType(32)(13))
+        magnitude = builder.and_(wide, ir.IntType(32)(0x7FFF))
         sign = builder.shl(builder.and_(wide, ir.IntType(32)(0x8000)), ir.IntType(32)(16))
-        # The exponent bias differs by 112; a multiplication also normalises the subnormal float16.
-        scaled = builder.fmul(builder.bitcast(magnitude, ir.FloatType()), ir.Constant(ir.FloatType(), 2.0**112))
-        return builder.bitcast(builder.or_(builder.bitcast(scaled, ir.IntType(32)), sign), ir.FloatType())
+        # The exponent bias differs by 112; a subnormal float16 is a whole number of 2**-24.
+        normal = builder.add(builder.shl(magnitude, ir.IntType(32)(13)), ir.IntType(32)(112 << 23))
+        small = builder.fmul(builder.uitofp(magnitude, ir.FloatType()), ir.Constant(ir.FloatType(), 2.0**-24))
+        is_small = builder.icmp_unsigned("<", magnitude, ir.IntType(32)(1 << 10))
+        scaled = builder.select(is_small, builder.bitcast(small, ir.IntType(32)), normal)
+        return builder.bitcast(builder.or_(scaled, sign), ir.FloatType())
 
     return types.float32(types.uint16), codegen
 
@@ -135,15 +139,16 @@ def _gather_rows_signature(T):
 
 @leaf(_gather_rows_signature)
 def gather_rows(x, row_stride, column_stride, dtype, rows, n_samples, n_features, panels, addresses, scratch):
-    """Write the rows `rows[:n_samples]` of the user's array as panels, cast and transposed.
+    """Write the rows `rows[:n_samples]` of the user's array as panels, cast, transposed and flushed to zero where tiny.
 
-    x, row_stride, column_stride : address and strides in bytes; dtype : code of the source dtype.
+    x, row_stride, column_stride : address and strides in bytes; dtype : code of the source dtype, or OWN.
     panels : n_samples * n_features elements, overwritten. addresses : panel int64, scratch : panel * n_features
     elements, both overwritten. No checks: the caller validates rows and shape; any content is safe.
     """
     panel, lanes = panel_of(panels), lanes_of(panels)
     itemsize = address_of(offset(panels, 1)) - address_of(panels)
-    is_native = column_stride == itemsize and dtype == (FLOAT32 if itemsize == 4 else FLOAT64)
+    is_own = dtype == OWN
+    is_native = is_own or (column_stride == itemsize and dtype == (FLOAT32 if itemsize == 4 else FLOAT64))
     for start in range(0, n_samples, panel):
         width = min(panel, n_samples - start)
         for s in range(width):
@@ -156,7 +161,7 @@ def gather_rows(x, row_stride, column_stride, dtype, rows, n_samples, n_features
         for s in range(0, width, lanes):
             for f in range(0, n_features, lanes):
                 square = offset(panels, start * n_features + f * width + s)
-                transpose_rows(offset(addresses, s), f, square, width, width - s, n_features - f)
+                transpose_rows(offset(addresses, s), f, square, width, width - s, n_features - f, is_own)
 
 
 @leaf(lambda T: types.intp(types.intp, types.intp, types.intp, types.CPointer(types.int64), types.intp, types.intp,

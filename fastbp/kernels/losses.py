@@ -6,6 +6,9 @@ the derivative of each sample's loss, times `scale`. sums : float64, overwritten
 the number of right answers (0 where the loss does not tell). The buffers are padded to whole vectors: the padding of
 output and targets may be read, that of d written, but it never counts.
 
+Errors, probabilities and logits below `root_of_tiny` count as 0 where they are multiplied: 1e-19 in float32, which is
+lost beside 1 anyway. So no product is subnormal.
+
 Sums run over fixed lanes in the outputs' own dtype, in parts as in `sums`. No checks: the caller validates; n_samples
 and n_out are positive.
 """
@@ -15,15 +18,16 @@ from typing import NamedTuple
 from numba import types
 
 from fastbp._jit import Leaf, inline, leaf
-from fastbp.kernels.elementary import exp, log1p, log1p_unit
+from fastbp.kernels.elementary import exp_negative_factor, log1p, log1p_unit
 from fastbp.kernels.simd import (
     absolute,
     first_lanes,
+    flush,
+    flush_factor,
     fma,
     lanes_of,
     load,
     load_first_pair,
-    log_of_root,
     maximum,
     minimum,
     offset,
@@ -50,17 +54,6 @@ def _signature(T):
 
 
 @inline
-def _exp(z):
-    """exp of z <= 0; 0 where it were less than the root of the smallest normal number, for all that is made of it.
-
-    So small a probability, 1e-19 in float32, is lost beside 1 anyway; products with it would soon be subnormal, and
-    arithmetic on these is up to 100 times slower on some processors.
-    """
-    is_lost = z < log_of_root(z)
-    return where(is_lost, 0.0, exp(where(is_lost, 0.0, z)))
-
-
-@inline
 def _add_last(total, part, last, i):
     """Add the vector before element i to the part of a sum; returns the total and the part, which may end there."""
     part += last
@@ -83,7 +76,7 @@ def mse(output, targets, d, n_out, n_samples, scale, sums):
     total = part = last = splat(output, 0.0)
     for i in range(0, n, lanes_of(output)):
         total, part = _add_last(total, part, last, i)
-        error = load(output, i) - load(targets, i)
+        error = flush_factor(load(output, i) - load(targets, i))
         store(d, i, factor * error)
         last = error * error
     sums[0] = sum_lanes(_sum_of(total, part, last, n - i) / splat(total, n_out))
@@ -98,7 +91,7 @@ def mae(output, targets, d, n_out, n_samples, scale, sums):
     total = part = last = splat(output, 0.0)
     for i in range(0, n, lanes_of(output)):
         total, part = _add_last(total, part, last, i)
-        error = load(output, i) - load(targets, i)
+        error = flush(load(output, i) - load(targets, i))
         store(d, i, where(error > 0.0, factor, where(error < 0.0, -factor, 0.0)))
         last = absolute(error)
     sums[0] = sum_lanes(_sum_of(total, part, last, n - i) / splat(total, n_out))
@@ -113,11 +106,12 @@ def huber(output, targets, d, n_out, n_samples, scale, sums):
     total = part = last = splat(output, 0.0)
     for i in range(0, n, lanes_of(output)):
         total, part = _add_last(total, part, last, i)
-        error = load(output, i) - load(targets, i)
-        clipped = maximum(-1.0, minimum(1.0, error))
+        error = flush(load(output, i) - load(targets, i))
+        half = flush_factor(0.5 * maximum(-1.0, minimum(1.0, error)))
+        clipped = half + half
         store(d, i, factor * clipped)
         # Both cases at once: e**2 / 2 where the clipped error is e itself.
-        last = clipped * fma(clipped, -0.5, error)
+        last = clipped * (error - half)
     sums[0] = sum_lanes(_sum_of(total, part, last, n - i) / splat(total, n_out))
     sums[1] = 0.0
 
@@ -134,9 +128,9 @@ def binary_cross_entropy(output, targets, d, n_out, n_samples, scale, sums):
     for i in range(0, n, lanes_of(output)):
         total, part = _add_last(total, part, last, i)
         n_right, right_part = _add_last(n_right, right_part, last_right, i)
-        z, t = load(output, i), load(targets, i)
+        z, t = flush_factor(load(output, i)), flush_factor(load(targets, i))
         is_positive = z > 0.0
-        power = _exp(-absolute(z))
+        power = exp_negative_factor(-absolute(z))
         sigmoid = where(is_positive, 1.0, power) / (power + 1.0)
         store(d, i, factor * (sigmoid - t))
         # max(z, 0) - z * t = abs(z) * weight, without inf - inf or 0 * inf.
@@ -151,8 +145,9 @@ def binary_cross_entropy(output, targets, d, n_out, n_samples, scale, sums):
 def _add_classes(output, targets, d, first, last, width, largest, total, t_total, product):
     """Write exp(z - largest) of the classes first..last-1 into d; returns the sums of it, t and t * (z - largest)."""
     for i in range(first * width, last * width, width):
-        z, t = load_first_pair(output, i, width) - largest, load_first_pair(targets, i, width)
-        power = _exp(z)
+        z = flush_factor(load_first_pair(output, i, width) - largest)
+        t = flush_factor(load_first_pair(targets, i, width))
+        power = exp_negative_factor(z)
         store_first_pair(d, i, power, width)
         total += power
         t_total += t
@@ -180,9 +175,8 @@ def _cross_entropy_of_panel(output, targets, d, n_out, width, scale):
         product, p2 = add_part(product, p2)
     factor = scale * t_total / total
     for i in range(0, n_out * width, width):
-        store_first_pair(
-            d, i, fma(load_first_pair(d, i, width), factor, -scale * load_first_pair(targets, i, width)), width
-        )
+        t = flush_factor(load_first_pair(targets, i, width))
+        store_first_pair(d, i, fma(load_first_pair(d, i, width), factor, -scale * t), width)
     # log(sum(exp(z))) without the largest output, which `product` lacks as well; total >= 1 then.
     return log1p(total - 1.0) * t_total - product, where(t_there == t_largest, splat(total, 1.0), 0.0)
 

@@ -2,9 +2,12 @@
 
 `load(pointer, index)` gives a `Vector` of `lanes(dtype)` elements; the operators of `vector` and the functions here
 work on it lane by lane.
-"""
 
-import math
+Arithmetic on subnormals is up to 100 times slower on some processors. So whatever a kernel stores passes through
+`flush`, unless it cannot be so small, and factors whose product could be through `flush_factor`; -0 becomes 0 by the
+way. `least_kept` leaves a margin: what has passed may be multiplied by any constant down to 1/128. The processor's mode
+(flush to zero) is left alone, as the same code must give the same bits inside the user's program.
+"""
 
 from llvmlite import ir
 from numba import types
@@ -14,13 +17,16 @@ from fastbp.kernels.emit import (
     I64,
     emit_call,
     emit_first,
+    emit_flush,
+    emit_flush_factor,
+    emit_flushed_product,
     emit_fma,
     emit_horner,
     emit_if_whole,
     emit_load,
     emit_opaque,
     emit_reduction,
-    emit_scale,
+    emit_splat,
     emit_store,
     emit_vector_pointer,
     llvm_suffix,
@@ -290,25 +296,35 @@ def is_finite(typingctx, x):
 
 
 @intrinsic
-def smallest_normal(typingctx, x):
-    """The smallest normal number of the vector's dtype, in every lane."""
-    tiny = 2.0**-126 if x.dtype == types.float32 else 2.0**-1022
+def flush(typingctx, x):
+    """x, a vector or a number, or 0 where its magnitude is less than `least_kept`."""
 
     def codegen(context, builder, sig, args):
-        return ir.Constant(args[0].type, [tiny] * x.n)
+        if isinstance(x, Vector):
+            return emit_flush(builder, *args)
+        return builder.extract_element(emit_flush(builder, emit_splat(builder, args[0], 1)), ir.Constant(I64, 0))
 
     return x(x), codegen
 
 
 @intrinsic
-def log_of_root(typingctx, x):
-    """The natural logarithm of the square root of `smallest_normal`, in every lane."""
-    logarithm = (-63 if x.dtype == types.float32 else -511) * math.log(2.0)
+def flush_factor(typingctx, x):
+    """x, or 0 where its magnitude is less than `root_of_tiny`: no product of two such numbers is subnormal."""
 
     def codegen(context, builder, sig, args):
-        return ir.Constant(args[0].type, [logarithm] * x.n)
+        return emit_flush_factor(builder, *args)
 
     return x(x), codegen
+
+
+@intrinsic
+def flushed_product(typingctx, x, y):
+    """x * y, or 0 where the magnitude of x is less than `root_of_tiny`."""
+
+    def codegen(context, builder, sig, args):
+        return emit_flushed_product(builder, *args)
+
+    return x(x, x), codegen
 
 
 @intrinsic
@@ -340,6 +356,11 @@ def by_dtype(float32, float64):
     return constant
 
 
+smallest_normal = by_dtype(2.0**-126, 2.0**-1022)
+least_kept = by_dtype(2.0**-119, 2.0**-1015)
+root_of_tiny = by_dtype(2.0**-63, 2.0**-511)
+
+
 def polynomial(float32, float64):
     """A function of a vector: the polynomial with these coefficients for its dtype, lowest power first.
 
@@ -348,14 +369,15 @@ def polynomial(float32, float64):
 
     @intrinsic
     def evaluate(typingctx, x):
-        coefficients = float32 if x.dtype == types.float32 else float64
+        coefficients, least = (float32, 2.0**-50) if x.dtype == types.float32 else (float64, 2.0**-120)
         size = 4 if 8 < len(coefficients) <= 12 else 8
         blocks = [coefficients[start : start + size] for start in range(0, len(coefficients), size)]
 
         def codegen(context, builder, sig, args):
             *lower, value = [emit_horner(builder, args[0], block) for block in blocks]
-            power = args[0]
-            for _ in range(size.bit_length() - 1):
+            # Added where it does not count beside 1, so that no power is subnormal.
+            power = emit_fma(builder, args[0], args[0], ir.Constant(args[0].type, [least] * x.n))
+            for _ in range(size.bit_length() - 2):
                 power = builder.fmul(power, power)
             for block in reversed(lower):
                 value = emit_fma(builder, value, power, block)
@@ -364,16 +386,6 @@ def polynomial(float32, float64):
         return x(x), codegen
 
     return evaluate
-
-
-@intrinsic
-def scale(typingctx, x, n):
-    """x * 2**n, rounded once, for whole numbers n within twice the range of exponents."""
-
-    def codegen(context, builder, sig, args):
-        return emit_scale(builder, *args)
-
-    return x(x, x), codegen
 
 
 @intrinsic

@@ -11,10 +11,10 @@ from numba import types
 
 from fastbp._jit import inline, leaf
 from fastbp.kernels.calls import call, float64_at, int64_at
-from fastbp.kernels.gather import FLOAT32, FLOAT64
+from fastbp.kernels.gather import OWN
 from fastbp.kernels.simd import address_of
 from fastbp.kernels.sums import LONG, PART, part_of
-from fastbp.kernels.tile import TILE_ROWS
+from fastbp.kernels.tile import INIT_IS_COLUMN, KEEPS_TINY, TILE_ROWS
 
 
 class Layer(NamedTuple):
@@ -244,36 +244,45 @@ def _start_of_part(plan, k, n_terms, init, place):
 
 
 @inline
+def _ends_part(k, n_terms):
+    """Whether a part of a sum of n_terms ends before term k."""
+    return k % part_of(n_terms) == 0 or k == n_terms
+
+
+@inline
 def _end_part(plan, k, n_terms, c, partial, n):
     """Add n partial sums to their totals in c where a part, but the first one, ends before term k."""
-    part = part_of(n_terms)
-    if k > part and (k % part == 0 or k == n_terms):
+    if k > part_of(n_terms) and _ends_part(k, n_terms):
         call(plan[ADD_PARTS], (c, partial, n, 1, n))
 
 
 @inline
-def _multiply(plan, n_m, width, a, a_tile, a_row, a_k, b, b_k, c, partial, init, k, n_k, n_terms):
+def _multiply(plan, n_m, width, a, a_tile, a_row, a_k, b, b_k, c, partial, init, keeps, k, n_k, n_terms):
     """Terms k..k+n_k-1, where a and b begin, of c = init + a @ b; the others of n_terms come before and after.
 
-    c, partial : n_m rows of `width`, at most a panel. init : address, init_row and init_is_column.
+    c, partial : n_m rows of `width`, at most a panel. init : address, init_row and INIT_IS_COLUMN or 0. keeps :
+    KEEPS_TINY or 0; where cache blocks cut a part, its sums are kept anyway, so that no bit depends on the cut.
     """
     place = _place_of_part(k, n_terms, c, partial)
-    start, start_row, is_column = _start_of_part(plan, k, n_terms, init, (place, width, 0))
-    call(plan[MULTIPLY], (n_m, width, a, a_tile, a_row, a_k, 0, 0, b, b_k, place, width, start, start_row, is_column,
+    start, start_row, flags = _start_of_part(plan, k, n_terms, init, (place, width, 0))
+    flags |= keeps if _ends_part(k + n_k, n_terms) else KEEPS_TINY
+    call(plan[MULTIPLY], (n_m, width, a, a_tile, a_row, a_k, 0, 0, b, b_k, place, width, start, start_row, flags,
                           n_k, 1))  # fmt: skip
     _end_part(plan, k + n_k, n_terms, c, partial, n_m * width)
 
 
 @inline
-def _multiply_all(plan, n_m, width, a, a_row, a_k, b, b_k, c, init, n_terms):
+def _multiply_all(plan, n_m, width, a, a_row, a_k, b, b_k, c, init, keeps, n_terms):
     """All terms of c = init + a @ b, as in `_multiply`, part by part."""
     size, a_tile = plan[ITEMSIZE], TILE_ROWS * a_row
     if n_terms <= LONG:  # straight away: 1 % of a step of small layers
-        call(plan[MULTIPLY], (n_m, width, a, a_tile, a_row, a_k, 0, 0, b, b_k, c, width, *init, n_terms, 1))
+        start, start_row, flags = init
+        call(plan[MULTIPLY], (n_m, width, a, a_tile, a_row, a_k, 0, 0, b, b_k, c, width, start, start_row,
+                              flags | keeps, n_terms, 1))  # fmt: skip
         return
     for k in range(0, n_terms, PART):
         _multiply(plan, n_m, width, a + k * a_k * size, a_tile, a_row, a_k, b + k * b_k * size, b_k,
-                  c, plan[PARTIAL], init, k, min(PART, n_terms - k), n_terms)  # fmt: skip
+                  c, plan[PARTIAL], init, keeps, k, min(PART, n_terms - k), n_terms)  # fmt: skip
 
 
 @leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp, types.intp, types.intp))
@@ -303,12 +312,12 @@ def dense_packed(plan, layer, x, y, n, is_backward):
                 init = plan[ZEROS], 0, 0
             else:
                 call(plan[PACK_COLUMNS], (w + (k * n_out + m) * size, n_out, n_k, n_m, packed, a_tile))
-                init = w + (n_in * n_out + m) * size, 1, 1  # the biases
+                init = w + (n_in * n_out + m) * size, 1, INIT_IS_COLUMN  # the biases
             for start in range(0, n, panel):
                 width = min(panel, n - start)
                 _multiply(plan, n_m, width, packed, a_tile, a_row, a_k, x + (start * n_terms + k * width) * size, width,
                           y + (start * n_rows + m * width) * size, plan[PARTIAL] + start * n_m * size, init,
-                          k, n_k, n_terms)  # fmt: skip
+                          KEEPS_TINY if is_backward else 0, k, n_k, n_terms)  # fmt: skip
 
 
 @leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp, types.intp, types.intp))
@@ -329,8 +338,8 @@ def dense_of_lists(plan, layer, x, y, n, is_backward):
     for first in range(0, n_whole, strip):
         n_columns = min(strip, n_whole - first)
         if is_backward:
-            call(plan[GATHER], (w + first * n_out * size, n_out * size, size, FLOAT32 if size == 4 else FLOAT64,
-                                plan[COUNT], n_columns, n_terms, columns, plan[ROW_ADDRESSES], plan[CAST]))  # fmt: skip
+            call(plan[GATHER], (w + first * n_out * size, n_out * size, size, OWN, plan[COUNT],
+                                n_columns, n_terms, columns, plan[ROW_ADDRESSES], plan[CAST]))  # fmt: skip
             init = plan[ZEROS], 0, 0
         else:
             for j in range(0, n_columns, panel):
@@ -338,24 +347,27 @@ def dense_of_lists(plan, layer, x, y, n, is_backward):
                 call(plan[PACK_ROWS], (w + (first + j) * size, n_out, n_terms, panel, here, panel))
                 # The biases, plus zero times every weight: one that is not finite must not be skipped unnoticed.
                 call(plan[MULTIPLY], (1, panel, plan[ZEROS], 0, 0, 0, 0, 0, here, panel, start, panel,
-                                      bias + (first + j) * size, 0, 0, n_terms, 1))  # fmt: skip
+                                      bias + (first + j) * size, 0, KEEPS_TINY, n_terms, 1))  # fmt: skip
             init = plan[LIST_SUMS], 0, panel
         for k in range(0, n_terms, chunk):
             values, places, starts = _lists_of_terms(plan, k // chunk, n)
-            place = _place_of_part(k, n_terms, c, plan[PARTIAL])
+            place, k_end = _place_of_part(k, n_terms, c, plan[PARTIAL]), min(k + chunk, n_terms)
             start, start_row, start_group = _start_of_part(plan, k, n_terms, init, (place, panel, panel * n))
             call(plan[MULTIPLY_NONZEROS], (values, places, starts, n, columns + k * panel * size, panel * n_terms,
-                                           place, panel * n, start, start_row, start_group, n_columns))  # fmt: skip
-            _end_part(plan, min(k + chunk, n_terms), n_terms, c, plan[PARTIAL], n * n_columns)
+                                           place, panel * n, start, start_row, start_group, n_columns,
+                                           1 if is_backward or not _ends_part(k_end, n_terms) else 0))  # fmt: skip
+            _end_part(plan, k_end, n_terms, c, plan[PARTIAL], n * n_columns)
         # As panels of n features and n_columns samples, the strip is turned into rows of y.
         call(plan[SCATTER], (c, n, n_columns, y, first, panel * n_rows, panel, n % panel))
     if n_whole < n_rows:
         a, a_row, a_k = (w + n_whole * n_out * size, n_out, 1) if is_backward else (w + n_whole * size, 1, n_out)
-        init = (plan[ZEROS], 0, 0) if is_backward else (bias + n_whole * size, 1, 1)
+        init, keeps = (
+            ((plan[ZEROS], 0, 0), KEEPS_TINY) if is_backward else ((bias + n_whole * size, 1, INIT_IS_COLUMN), 0)
+        )
         for start in range(0, n, panel):
             width = min(panel, n - start)
             _multiply_all(plan, n_rows - n_whole, width, a, a_row, a_k, x + start * n_terms * size, width,
-                          y + (start * n_rows + n_whole * width) * size, init, n_terms)  # fmt: skip
+                          y + (start * n_rows + n_whole * width) * size, init, keeps, n_terms)  # fmt: skip
 
 
 @inline
@@ -411,7 +423,7 @@ def _dense_forward(plan, layer, h, z, n):
         for start in range(0, n, panel):
             width = min(panel, n - start)
             _multiply_all(plan, n_out, width, w, 1, n_out, h + start * n_in * size, width, z + start * n_out * size,
-                          (b, 1, 1), n_in)  # fmt: skip
+                          (b, 1, INIT_IS_COLUMN), 0, n_in)  # fmt: skip
 
 
 @inline
@@ -434,7 +446,7 @@ def _dense_forward_of_few(plan, layer, h, z, n):
     b = w + n_in * n_out * size
     for j in range(0, n_out, panel):
         group = min(panel, n_out - j)
-        _multiply_all(plan, n, group, h, 1, n, w + j * size, n_out, rows + j * n * size, (b + j * size, 0, 0), n_in)
+        _multiply_all(plan, n, group, h, 1, n, w + j * size, n_out, rows + j * n * size, (b + j * size, 0, 0), 0, n_in)
     # As panels of n features and n_out samples, these rows are turned into n_out features and n samples.
     call(plan[SCATTER], (rows, n, n_out, z, 0, 0, n, n))
 
@@ -444,7 +456,8 @@ def _dense_backward(plan, layer, dz, dh, n, is_alone):
     """dh = w @ dz for n samples in panels.
 
     Each sum over the outputs goes in their order, part by part, or over the lanes first for a sample that `is_alone`:
-    that must not depend on how a step is cut into blocks.
+    that must not depend on how a step is cut into blocks. Tiny ones are kept, as the backward leaf of an activation
+    comes next.
     """
     size, panel, n_in, n_out, w = plan[ITEMSIZE], plan[PANEL], layer[N_IN], layer[N_OUT], layer[W]
     if is_alone:
@@ -457,7 +470,7 @@ def _dense_backward(plan, layer, dz, dh, n, is_alone):
         for start in range(0, n, panel):
             width = min(panel, n - start)
             _multiply_all(plan, n_in, width, w, n_out, 1, dz + start * n_out * size, width, dh + start * n_in * size,
-                          (plan[ZEROS], 0, 0), n_out)  # fmt: skip
+                          (plan[ZEROS], 0, 0), KEEPS_TINY, n_out)  # fmt: skip
 
 
 @leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp))
@@ -622,7 +635,7 @@ def _gradient_of_lists(plan, layer, first_row, n_rows, first_column, n_columns, 
         else:
             call(plan[MULTIPLY_NONZEROS], (values, places, starts + first_column * 8, n_columns, h,
                                            panel * super_block, turned, panel * n_columns, init, init_row, init_group,
-                                           n_inputs))  # fmt: skip
+                                           n_inputs, 0))  # fmt: skip
     upright = plan[GRADIENT]
     # All rows of a panel: those beyond n_inputs fall behind the strip, where the biases then overwrite the first.
     call(plan[SCATTER], (turned, n_columns, -(-n_inputs // panel) * panel, upright, 0, panel, n_columns, n_columns))

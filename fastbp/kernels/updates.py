@@ -10,8 +10,8 @@ Each rule is an inline function of one vector, which returns the new parameters.
 number of elements left a constant, so that only the tail is masked. `p * 0` is 0 but for infinities and NaN: its sum
 tells them.
 
-Arithmetic on subnormals is up to 100 times slower on some processors, and where a network is sure of its classes, or an
-input is rarely active, gradients and moments decay into them: what would be subnormal is taken as 0.
+Where a network is sure of its classes, or an input is rarely active, gradients and moments vanish, and decayed weights
+do: what is stored is flushed to zero (`simd`), and so is, before it is squared, a gradient whose square were subnormal.
 """
 
 from numba import types
@@ -20,6 +20,7 @@ from fastbp._jit import inline, leaf
 from fastbp.kernels.simd import (
     absolute,
     any_lane,
+    flush,
     fma,
     is_finite,
     lanes_of,
@@ -40,15 +41,9 @@ def _signature(T):
 
 
 @inline
-def _flush(moment):
-    """Zero for a subnormal."""
-    return where(absolute(moment) < smallest_normal(moment), splat(moment, 0), moment)
-
-
-@inline
 def _least(params, factor):
     """The smallest number x >= 0 for which factor * x**2 is no subnormal."""
-    return sqrt(smallest_normal(splat(params, 0)) / factor)
+    return sqrt(smallest_normal(params) / factor)
 
 
 @inline
@@ -59,7 +54,7 @@ def _large(x, least):
 
 @inline
 def _sgd(params, grads, i, g_i, left, rate):
-    p = fma(rate, load_upto(grads, g_i, left), load_upto(params, i, left))
+    p = flush(fma(rate, load_upto(grads, g_i, left), load_upto(params, i, left)))
     store_upto(params, i, p, left)
     return p
 
@@ -83,9 +78,9 @@ def sgd(params, grads, state, state_stride, n_rows, n_columns, row, g_row, const
 def _momentum(params, grads, state, i, g_i, left, scalars):
     rate, decay, nesterov = scalars
     g = load_upto(grads, g_i, left)
-    b = _flush(fma(decay, load_upto(state, i, left), g))
+    b = flush(fma(decay, load_upto(state, i, left), g))
     direction = fma(decay, b, g) if nesterov else b
-    p = fma(rate, direction, load_upto(params, i, left))
+    p = flush(fma(rate, direction, load_upto(params, i, left)))
     store_upto(state, i, b, left)
     store_upto(params, i, p, left)
     return p
@@ -111,8 +106,8 @@ def _adagrad(params, grads, state, i, g_i, left, scalars):
     rate, eps, least = scalars
     g = load_upto(grads, g_i, left)
     large = _large(g, least)
-    v = fma(large, large, load_upto(state, i, left))
-    p = fma(rate, g / (sqrt(v) + eps), load_upto(params, i, left))
+    v = flush(fma(large, large, load_upto(state, i, left)))
+    p = flush(fma(rate, g / (sqrt(v) + eps), load_upto(params, i, left)))
     store_upto(state, i, v, left)
     store_upto(params, i, p, left)
     return p
@@ -138,18 +133,18 @@ def _rmsprop(params, grads, state, means, buffers, i, g_i, left, scalars, has_mo
     rate, alpha, one_minus_alpha, eps, decay, least = scalars
     g = load_upto(grads, g_i, left)
     large = _large(g, least)
-    v = _flush(fma(alpha, load_upto(state, i, left), one_minus_alpha * large * large))
+    v = flush(fma(alpha, load_upto(state, i, left), one_minus_alpha * large * large))
     store_upto(state, i, v, left)
     variance = v
     if centered:
-        m = _flush(fma(alpha, load_upto(means, i, left), one_minus_alpha * g))
+        m = flush(fma(alpha, load_upto(means, i, left), one_minus_alpha * g))
         store_upto(means, i, m, left)
         variance = maximum(0.0, fma(-m, m, v))  # rounding may take a vanishing one below zero
     direction = g / (sqrt(variance) + eps)
     if has_momentum:
-        direction = _flush(fma(decay, load_upto(buffers, i, left), direction))
+        direction = flush(fma(decay, load_upto(buffers, i, left), direction))
         store_upto(buffers, i, direction, left)
-    p = fma(rate, direction, load_upto(params, i, left))
+    p = flush(fma(rate, direction, load_upto(params, i, left)))
     store_upto(params, i, p, left)
     return p
 
@@ -185,9 +180,9 @@ def _adam(params, grads, state, second, i, g_i, left, scalars):
     rate, scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, least = scalars
     g = load_upto(grads, g_i, left)
     large = _large(g, least)
-    m = _flush(fma(beta1, load_upto(state, i, left), one_minus_beta1 * g))
-    v = _flush(fma(beta2, load_upto(second, i, left), one_minus_beta2 * large * large))
-    p = fma(rate, m / fma(sqrt(v), scale, eps), load_upto(params, i, left))
+    m = flush(fma(beta1, load_upto(state, i, left), one_minus_beta1 * g))
+    v = flush(fma(beta2, load_upto(second, i, left), one_minus_beta2 * large * large))
+    p = flush(fma(rate, m / fma(sqrt(v), scale, eps), load_upto(params, i, left)))
     store_upto(state, i, m, left)
     store_upto(second, i, v, left)
     store_upto(params, i, p, left)
@@ -224,4 +219,4 @@ def shrink(params, n_rows, n_columns, row, factor):
     for r in range(n_rows):
         for j in range(0, n_columns, lanes_of(params)):
             i, left = r * row + j, n_columns - j
-            store_upto(params, i, load_upto(params, i, left) * factor, left)
+            store_upto(params, i, flush(load_upto(params, i, left) * factor), left)

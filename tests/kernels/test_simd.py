@@ -237,9 +237,62 @@ def test_is_finite_tells_infinities_and_nan(dtype):
         np.testing.assert_array_equal(run(body, x), np.isfinite(x).astype(dtype))
 
 
+def flushed(x, least):
+    """x, zero where it is less in magnitude; NaN stays."""
+    return np.where(np.abs(x) < least, 0, x).astype(x.dtype)
+
+
+def around(dtype, exponent):
+    """Numbers of both signs on both sides of a power of two, subnormals, zeros, infinities and NaN."""
+    least = np.array(2.0**exponent, dtype)
+    below = np.nextafter(least, np.array(0, dtype))
+    tiny, small = np.finfo(dtype).tiny, np.finfo(dtype).smallest_subnormal
+    positive = [least, below, 1.5 * least, 0.75 * least, tiny, tiny / 2, small, 0.0, 1.0, np.finfo(dtype).max, np.inf]
+    values = np.array([*positive, *np.negative(positive), np.nan], dtype)
+    return np.pad(values, (0, -values.size % target.lanes(dtype)))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_flush_leaves_zero_or_at_least_the_margin(dtype):
+    exponent = {"float32": -119, "float64": -1015}[dtype]
+    x = around(dtype, exponent)
+    for start in range(0, x.size, target.lanes(dtype)):
+        part = x[start : start + target.lanes(dtype)]
+        actual = run(unary(simd.flush), part)
+        np.testing.assert_array_equal(actual, flushed(part, 2.0**exponent))
+        assert not np.signbit(actual[actual == 0]).any()
+
+    def least(x, out):
+        simd.store(out, 0, simd.splat(x, simd.least_kept(x)))
+
+    np.testing.assert_array_equal(run(least, part), 2.0**exponent)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_flush_factor_leaves_numbers_whose_products_are_normal(dtype):
+    exponent = {"float32": -63, "float64": -511}[dtype]
+    x = around(dtype, exponent)
+    assert 2.0**exponent * 2.0**exponent == np.finfo(dtype).tiny
+    for start in range(0, x.size, target.lanes(dtype)):
+        part = x[start : start + target.lanes(dtype)]
+        expected = flushed(part, 2.0**exponent)
+        np.testing.assert_array_equal(run(unary(simd.flush_factor), part), expected)
+        factor = np.full_like(part, 3)
+        with np.errstate(over="ignore"):
+            np.testing.assert_array_equal(run(binary(simd.flushed_product), part, factor), expected * factor)
+
+    def root(x, out):
+        simd.store(out, 0, simd.splat(x, simd.root_of_tiny(x)))
+
+    np.testing.assert_array_equal(run(root, part), 2.0**exponent)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_smallest_normal_is_numpys(dtype):
-    np.testing.assert_array_equal(run(unary(simd.smallest_normal), vector(dtype)), np.finfo(dtype).tiny)
+    def smallest(x, out):
+        simd.store(out, 0, simd.splat(x, simd.smallest_normal(x)))
+
+    np.testing.assert_array_equal(run(smallest, vector(dtype)), np.finfo(dtype).tiny)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -251,27 +304,6 @@ def test_bitcast_and_convert_there_and_back_equal_numpy(dtype):
     x = vector(dtype)
     expected = np.nextafter(x, np.copysign(np.inf, x)) + np.trunc(x * x.dtype.type(100))
     np.testing.assert_array_equal(run(body, x), expected)
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_scale_by_any_exponent_equals_ldexp(dtype):
-    x = vector(dtype)
-    limits = np.finfo(dtype)
-    exponents = [
-        0,
-        1,
-        -1,
-        limits.maxexp,
-        limits.minexp,
-        2 * limits.minexp,
-        limits.maxexp + 3,
-        limits.minexp - limits.nmant,
-    ]
-    for exponent in exponents:
-        n = np.full_like(x, exponent)
-        with np.errstate(over="ignore", under="ignore"):
-            expected = np.ldexp(x, exponent)
-        np.testing.assert_allclose(run(binary(simd.scale), x, n), expected, rtol=0, atol=limits.smallest_subnormal)
 
 
 @pytest.mark.parametrize("dtype", ALL)

@@ -1,0 +1,303 @@
+"""No leaf stores a subnormal, whatever it reads; and activations, losses and updates do no arithmetic on one."""
+
+import numpy as np
+import pytest
+
+import fastbp
+from fastbp.driver import rule_of
+from fastbp.kernels import gemm, sparse, sums, updates
+from fastbp.kernels.activations import ACTIVATIONS
+from fastbp.kernels.losses import LOSSES
+from fastbp.kernels.tile import INIT_IS_COLUMN, KEEPS_TINY, TILE_ROWS, panel_width
+from leaves import call, panels_of
+from subnormals import StatusFlags, are_subnormal, assert_no_subnormals, grid, kept, needs_status_flags
+
+DTYPES = ["float32", "float64"]
+# Derivatives that come in, down to the smallest subnormals.
+DERIVATIVES = (1.0, -1e-3, 1e-10, -1e-18, 1e-20, 1e-30, 1e-37, -1e-40, 1e-45, 1e-150, 1e-160, 1e-300, -1e-310)
+FORWARD = [name for name, activation in ACTIVATIONS.items() if activation.forward is not None]
+BACKWARD = [name for name, activation in ACTIVATIONS.items() if activation.backward is not None]
+
+
+def whole_panels(values):
+    """The values, and as many zeros as fill the last panel."""
+    return np.pad(values, (0, -values.size % panel_width(values.dtype)))
+
+
+def pre_activations(name, dtype):
+    """Number of features, and all numbers of the grid as panels: of a softmax each beside 0, its half and negative."""
+    z, n_features = whole_panels(grid(dtype)), 4 if name == "softmax" else 1
+    return n_features, panels_of(kept(np.stack([z, 0 * z, z / 2, -z][:n_features], axis=1)))
+
+
+def forward(name, n_features, h):
+    """Turn pre-activations into activations."""
+    if ACTIVATIONS[name].forward is not None:
+        call(ACTIVATIONS[name].forward, h.dtype, h, n_features, h.size // n_features)
+
+
+def derivatives(dtype):
+    with np.errstate(under="ignore"):
+        return np.unique(np.array(DERIVATIVES, dtype))
+
+
+def problems(name, dtype):
+    """Derivatives that come in, and the z and h of each."""
+    _, z = pre_activations(name, dtype)
+    h = z.copy()
+    forward(name, 1, h)
+    for derivative in derivatives(dtype):
+        yield np.full_like(z, derivative), z if ACTIVATIONS[name].keeps_z else h, h
+
+
+def backward(name, d, z, h):
+    """Turn derivatives by h into those by z."""
+    call(ACTIVATIONS[name].backward, d.dtype, d, z, h, d.size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FORWARD)
+def test_forward_of_any_kept_number_stores_no_subnormal(name, dtype):
+    n_features, h = pre_activations(name, dtype)
+    forward(name, n_features, h)
+    assert np.isfinite(h).all()
+    assert_no_subnormals(h)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", BACKWARD)
+def test_backward_of_any_derivative_stores_no_subnormal(name, dtype):
+    for d, z, h in problems(name, dtype):
+        backward(name, d, z, h)
+        assert np.isfinite(d).all()
+        assert_no_subnormals(d)
+
+
+@needs_status_flags
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FORWARD)
+def test_forward_does_no_arithmetic_on_subnormals(name, dtype):
+    n_features, h = pre_activations(name, dtype)
+    forward(name, n_features, h.copy())  # compiles
+    with StatusFlags() as flags:
+        forward(name, n_features, h)
+    assert not flags.operand
+    assert not flags.result
+
+
+@needs_status_flags
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", BACKWARD)
+def test_backward_does_no_arithmetic_on_subnormals(name, dtype):
+    for d, z, h in problems(name, dtype):
+        backward(name, d.copy(), z, h)  # compiles
+        with StatusFlags() as flags:
+            backward(name, d, z, h)
+        assert not flags.operand
+        assert not flags.result
+
+
+@needs_status_flags
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_status_flags_tell_subnormal_operands_and_results(dtype):
+    limits = np.finfo(dtype)
+    for value, factor, operand, result in (
+        (1.0, 1.0, False, False),
+        (limits.tiny, 1.0, False, False),
+        (limits.smallest_subnormal, 1.0, True, False),
+        (limits.tiny * 1.25, 0.3, False, True),
+    ):
+        params = np.full(panel_width(dtype), value, dtype)
+        call(updates.shrink, dtype, params, 1, params.size, params.size, 1.0)  # compiles
+        params[:] = value
+        with StatusFlags() as flags:
+            call(updates.shrink, dtype, params, 1, params.size, params.size, factor)
+        assert (flags.operand, flags.result) == (operand, result)
+
+
+def comparisons(name, dtype):
+    """Outputs and targets, whole panels of 4 outputs: all combinations of numbers of the grid, kept as they are stored.
+
+    Targets are probabilities where the loss wants such, and any number near the output elsewhere.
+    """
+    z = kept(grid(dtype)[::5])
+    if name in ("mse", "mae", "huber"):
+        steps = (0.0, 1.0, 1 + np.finfo(dtype).eps, 0.5)
+        output, targets = (np.concatenate(parts) for parts in ([z] * len(steps), [z * z.dtype.type(s) for s in steps]))
+        return np.resize(output, (output.size // 4, 4)), np.resize(targets, (output.size // 4, 4))
+    probabilities = np.resize(np.abs(z[np.abs(z) <= 1]), (z.size, 4))
+    if name == "cross_entropy":
+        probabilities[:, 1:] /= 4
+        probabilities[:, 0] = 1 - probabilities[:, 1:].sum(axis=1)
+    return kept(np.stack([z, 0 * z, z / 2, -z], axis=1)), kept(probabilities)
+
+
+def compare(name, arrays, n_out, scale):
+    """Write the loss's derivatives to the last of the arrays of panels: outputs, targets, derivatives."""
+    sums = np.zeros(2)
+    call(LOSSES[name].leaf, arrays[0].dtype, *arrays, n_out, arrays[0].size // n_out, scale, sums)
+
+
+SCALES = [1.0, 1 / 64, 1e-6]
+
+
+def compared(name, dtype):
+    """Panels of outputs, targets and derivatives with room for a vector more, and the number of outputs."""
+    output, targets = comparisons(name, dtype)
+    arrays = [whole_panels(panels_of(matrix)) for matrix in (output, targets)]
+    return [*arrays, np.zeros_like(arrays[0])], output.shape[1]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_stores_no_subnormal(name, dtype):
+    arrays, n_out = compared(name, dtype)
+    for scale in SCALES:
+        compare(name, arrays, n_out, scale)
+        assert np.isfinite(arrays[2]).all()
+        assert (arrays[2] != 0).any()
+        assert_no_subnormals(arrays[2])
+
+
+@needs_status_flags
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_does_no_arithmetic_on_subnormals(name, dtype):
+    arrays, n_out = compared(name, dtype)
+    compare(name, arrays, n_out, 1.0)  # compiles
+    for scale in SCALES:
+        with StatusFlags() as flags:
+            compare(name, arrays, n_out, scale)
+        assert not flags.operand
+        assert not flags.result
+
+
+def tiny_products(rng, dtype, n_terms):
+    """Factors whose products, and sums of these, are around the smallest normal number."""
+    root = np.sqrt(np.finfo(dtype).tiny)
+    return (rng.normal(size=(n_terms, 24)) * root).astype(dtype), (rng.normal(size=(n_terms, 24)) * root).astype(dtype)
+
+
+def product(a, b, dtype, flags=0, init=None, init_row=0):
+    """c = init + a.T @ b."""
+    (n_k, n_m), n = a.shape, min(panel_width(dtype), b.shape[1])
+    c, init = np.full((n_m, n), np.nan, dtype), np.zeros(n_m + n, dtype) if init is None else init
+    call(gemm.multiply_panel, dtype, n_m, n, a, TILE_ROWS, 1, n_m, 0, 0, b, b.shape[1], c, n, init, init_row, flags,
+         n_k, 1)  # fmt: skip
+    return c
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n_terms", [1, 2, 17])
+def test_product_stores_no_subnormal_unless_it_keeps_what_is_tiny(n_terms, dtype):
+    a, b = tiny_products(np.random.default_rng(n_terms), dtype, n_terms)
+    raw = product(a, b, dtype, KEEPS_TINY)
+    assert are_subnormal(raw).any()
+    np.testing.assert_array_equal(product(a, b, dtype), kept(raw))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sum_in_parts_flushes_only_the_whole(dtype):
+    a, b = tiny_products(np.random.default_rng(0), dtype, 64)
+    a[32:] *= 64
+    whole = product(a, b, dtype)
+    part = product(a[:32], b[:32], dtype, KEEPS_TINY)
+    n = part.shape[1]
+    assert are_subnormal(part).any()
+    np.testing.assert_array_equal(product(a[32:], b[32:], dtype, 0, part, n), whole)
+    assert (whole != 0).any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_products_for_few_samples_or_outputs_and_sums_store_no_subnormal(dtype):
+    rng, n = np.random.default_rng(1), 2 * panel_width(dtype)
+    a, b = tiny_products(rng, dtype, n)
+    z = np.full(24, np.nan, dtype)
+    call(gemm.multiply_row, dtype, b[:, 0].copy(), a, np.zeros(24, dtype), 1, z, n, 24)
+    assert_no_subnormals(z)
+    g = np.full(24, np.nan, dtype)
+    call(gemm.narrow_gradient, dtype, panels_of(a), 24, 0, 24, b[:, 0].copy(), n, g, 1, 0)
+    assert_no_subnormals(g)
+    rows = (rng.normal(size=(3, 24)) * np.finfo(dtype).tiny).astype(dtype)
+    total = np.zeros(24, dtype)
+    call(gemm.add_rows, dtype, rows, 24, 3, total, 24, 1)
+    parts = rows[0].copy()
+    call(sums.add_parts, dtype, long_total := rows[1].copy(), parts, 24, 1, 24)
+    for values in (z, g, total, long_total, parts):
+        assert np.isfinite(values).all()
+        assert_no_subnormals(values)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_product_of_lists_flushes_as_the_dense_one_does(dtype):
+    rng, panel = np.random.default_rng(2), panel_width(dtype)
+    a, b = tiny_products(rng, dtype, 40)
+    a[rng.random(a.shape) < 0.6] = 0
+    values, places = np.zeros(a.size + panel, dtype), np.zeros(a.size + panel, np.uint16)
+    starts, sums = np.zeros(25, np.int64), np.zeros(24, dtype)
+    call(sparse.list_nonzeros, dtype, panels_of(a), 24, 40, values, places, starts, sums)
+    assert_no_subnormals(sums)
+    b = np.pad(b[:, :panel], ((0, 0), (0, max(0, panel - 24))))
+    for is_part in (0, 1):
+        c = np.full((24, panel), np.nan, dtype)
+        call(sparse.multiply_nonzeros, dtype, values, places, starts, 24, b.copy(), 0, c, 0, np.zeros(panel, dtype), 0,
+             0, panel, is_part)  # fmt: skip
+        expected = product(a, b, dtype, KEEPS_TINY if is_part else 0)
+        np.testing.assert_array_equal(c, expected)
+        assert are_subnormal(c).any() == bool(is_part)
+
+
+OPTIMIZERS = [
+    fastbp.SGD(0.1),
+    fastbp.SGD(1e-30),
+    fastbp.SGD(0.1, momentum=0.9),
+    fastbp.SGD(0.1, momentum=0.9, nesterov=True),
+    fastbp.Adagrad(0.1),
+    fastbp.RMSprop(0.01),
+    fastbp.RMSprop(0.01, momentum=0.9),
+    fastbp.RMSprop(0.01, alpha=0.5, momentum=0.5, centered=True),
+    fastbp.Adam(0.01),
+    fastbp.Adam(0.01, beta1=0.5, beta2=0.6, eps=1.0),
+    fastbp.AdamW(0.5, weight_decay=1.0),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_updates_with_vanishing_gradients_store_no_subnormal(optimizer, dtype):
+    limits, rule = np.finfo(dtype), rule_of(optimizer)
+    with np.errstate(under="ignore"):
+        start = np.resize(np.geomspace(limits.tiny, 1.0, 40).astype(dtype), 128)
+        start[::3] = 0  # as biases begin: nothing hides a tiny step
+    params, state = start.copy(), np.zeros((max(1, optimizer.n_moments), start.size), dtype)
+    shrinking = 0.5 if dtype == "float32" else 0.3  # reaches 0 within the steps
+    grads = (np.where(np.arange(start.size) % 2, 1, -1) * np.geomspace(limits.tiny, 1e3, start.size)).astype(dtype)
+    for step in range(900):
+        coefficients = optimizer.coefficients(np.array([optimizer.learning_rate]), step).ravel()
+        if rule.shrink is not None:
+            call(rule.shrink, dtype, params, 1, params.size, params.size, coefficients[-1])
+            assert_no_subnormals(params, f"shrunk, step {step}")
+        flag = call(rule.update, dtype, params, kept(grads), state, start.size, 1, start.size, start.size, start.size,
+                    optimizer.constants, coefficients)  # fmt: skip
+        assert flag == 0
+        assert_no_subnormals(params, f"parameters, step {step}")
+        assert_no_subnormals(state, f"moments, step {step}")
+        with np.errstate(under="ignore"):
+            grads = (grads * shrinking).astype(dtype)
+    assert (grads == 0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_shrink_decays_to_zero_without_subnormals(dtype):
+    params = np.geomspace(np.finfo(dtype).tiny, 1, 64).astype(dtype)
+    for _ in range(2000):
+        call(updates.shrink, dtype, params, 1, params.size, params.size, 0.5)
+        assert_no_subnormals(params)
+    assert (params == 0).all()
+
+
+def test_column_of_biases_is_flushed_as_any_sum():
+    a, b = np.zeros((1, 24), np.float32), np.zeros((1, 24), np.float32)
+    bias = np.full(24, 1e-40, np.float32)
+    assert (product(a, b, "float32", INIT_IS_COLUMN, bias, 1) == 0).all()
+    assert (product(a, b, "float32", INIT_IS_COLUMN | KEEPS_TINY, bias, 1) == bias[0]).all()
