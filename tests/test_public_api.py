@@ -104,7 +104,7 @@ def test_objects_have_the_documented_attributes(make):
     }
     for name in names[type(value)]:
         assert hasattr(value, name)
-        assert re.search(rf"^    (\w+, )*{name}\b.* : ", type(value).__doc__, re.MULTILINE), name
+        assert re.search(rf"^(\w+, )*{name}\b.* : ", inspect.getdoc(type(value)), re.MULTILINE), name
 
 
 def test_optimizers_and_stop_rules_are_frozen_dataclasses():

@@ -64,13 +64,7 @@ def uninterrupted(function: Callable[[], Any]) -> Any:
     threads: defaultdict[int, list[int]] = defaultdict(list)
     while errand.outcome is None:
         try:
-            # A loop of its own: where it jumps back, Python looks for signals, too.
-            while errand.outcome is None:
-                threads_here = threads[os.getpid()]  # a handler may fork, and the child has no thread but this one
-                if threads_here:
-                    errand.wait()
-                else:
-                    _start(errand, threads_here)
+            _see_through(errand, threads)
         except BaseException as error:
             interrupt = error
     result, error = errand.outcome
@@ -79,6 +73,20 @@ def uninterrupted(function: Callable[[], Any]) -> Any:
     if error is not None:
         raise error
     return result
+
+
+def _see_through(errand: _Errand, threads: defaultdict[int, list[int]]) -> None:
+    """Start the errand, if this process has not, and wait for its outcome.
+
+    A function of its own: Python looks for signals where a loop jumps back, and from 3.12 on that place belongs to no
+    ``try`` that ends with the loop.
+    """
+    while errand.outcome is None:
+        threads_here = threads[os.getpid()]  # a handler may fork, and the child has no thread but this one
+        if threads_here:
+            errand.wait()
+        else:
+            _start(errand, threads_here)
 
 
 def _start(errand: _Errand, threads: list[int]) -> None:
