@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbp.buffers import ALIGNMENT, aligned_bytes
-from fastbp.kernels import gather, gemm, shuffle, sparse, step, sums
+from fastbp.kernels import gather, gemm, shuffle, sparse, step, sums, updates
 from fastbp.kernels.activations import ACTIVATIONS, TURNING_OFF
 from fastbp.kernels.losses import LOSSES
 from fastbp.kernels.step import Layer, Plan, Tile
@@ -290,8 +290,8 @@ class Workspace:
         for index, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
             name, start = architecture.activations[index], layout.weight_start[index] * itemsize
             is_last = index == layout.n_layers - 1
-            is_fused = with_loss and is_last and LOSSES[architecture.loss].output == name
-            is_dz = is_fused or (is_last and name == "identity")  # what the loss writes
+            # The loss takes pre-activations, and writes the derivative with respect to them.
+            is_fused = with_loss and is_last and name in (LOSSES[architecture.loss].output, "identity")
             h_out, z = kept[index + 1]
             row = Layer(
                 n_in=n_in,
@@ -302,7 +302,7 @@ class Workspace:
                 z=base + z,
                 h_out=base + h_out,
                 forward=0 if is_fused else self._address(ACTIVATIONS[name].forward),
-                backward=0 if is_dz or grads is None else self._address(ACTIVATIONS[name].backward),
+                backward=0 if is_fused or grads is None else self._address(ACTIVATIONS[name].backward),
                 lists_h=int(self._skips[index].forward),
                 lists_dz=int(self._skips[index].backward),
                 **{field: base + offset for field, offset in derivatives[index].items()},
@@ -340,6 +340,7 @@ class Workspace:
             "order": shuffle.sample_order,
             "copy": gather.copy if keeps_z else None,
             "add_parts": sums.add_parts if self._adds_super_blocks or max(layout.sizes) > sums.LONG else None,
+            "flush_rows": updates.flush_rows if trains and update is None else None,
             "loss": loss,
             "update": update,
             "shrink": shrink,

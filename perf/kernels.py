@@ -182,7 +182,7 @@ def lists(dtype: str) -> Iterator[Case]:
     call_once(sparse.list_nonzeros, dtype, arguments)
     h, c = aligned(n * n_inputs, dtype=dtype), aligned(n_features * n_inputs, dtype=dtype)
     group = panel * n_features
-    arguments = values, places, starts, n_features, h, panel * n, c, group, c, panel, group, n_inputs, 0
+    arguments = values, places, starts, n_features, h, panel * n, c, group, c, panel, group, n_inputs
     n_fma = n_nonzero * n_inputs
     yield Case("multiply_nonzeros", sparse.multiply_nonzeros, arguments, n_fma, size * (n_fma + 2 * c.size), n_fma)
 

@@ -74,6 +74,13 @@ def _backward(T):
     return types.void(types.CPointer(T), types.CPointer(T), types.CPointer(T), types.intp)
 
 
+@leaf(_forward)
+def identity_forward(h, n_features, n_samples):
+    """h itself, but for what is tiny."""
+    for i in range(0, n_features * n_samples, panel_of(h)):
+        store_pair(h, i, flush(load_pair(h, i)))
+
+
 @leaf(_backward)
 def identity_backward(d, z, h, n):
     """d itself, but for what is tiny."""
@@ -85,7 +92,7 @@ def identity_backward(d, z, h, n):
 def sigmoid_forward(h, n_features, n_samples):
     """h = 1 / (1 + exp(-h))."""
     for i in range(0, n_features * n_samples, panel_of(h)):
-        store_pair(h, i, elementary.sigmoid(load_pair(h, i)))
+        store_pair(h, i, elementary.sigmoid(flush(load_pair(h, i))))
 
 
 @leaf(_backward)
@@ -106,13 +113,13 @@ def tanh_forward(h, n_features, n_samples):
     panel, n = panel_of(h), n_features * n_samples
     last = (n - 1) // panel * panel
     z, z_next = load_pair(h, 0), load_pair(h, min(panel, last))
-    half = tanh_half_expm1(*tanh_reduce(z))
-    shifted, r = tanh_reduce(z_next)
+    half = tanh_half_expm1(*tanh_reduce(flush(z)))
+    shifted, r = tanh_reduce(flush(z_next))
     for i in range(0, n, panel):
         z_after = load_pair(h, min(i + 2 * panel, last))
         store_pair(h, i, tanh_quotient(half, z))
         half, z, z_next = tanh_half_expm1(shifted, r), z_next, z_after
-        shifted, r = tanh_reduce(z_after)
+        shifted, r = tanh_reduce(flush(z_after))
 
 
 @leaf(_backward)
@@ -127,7 +134,7 @@ def tanh_backward(d, z, h, n):
 def relu_forward(h, n_features, n_samples):
     """h = max(h, 0); NaN stays NaN."""
     for i in range(0, n_features * n_samples, panel_of(h)):
-        store_pair(h, i, maximum(0.0, load_pair(h, i)))
+        store_pair(h, i, maximum(0.0, flush(load_pair(h, i))))
 
 
 @leaf(_backward)
@@ -141,7 +148,7 @@ def relu_backward(d, z, h, n):
 def leaky_relu_forward(h, n_features, n_samples):
     """h = h where positive, else 0.01 * h."""
     for i in range(0, n_features * n_samples, panel_of(h)):
-        z = load_pair(h, i)
+        z = flush(load_pair(h, i))
         store_pair(h, i, where(z > 0.0, z, _LEAKY_SLOPE * z))
 
 
@@ -157,7 +164,7 @@ def leaky_relu_backward(d, z, h, n):
 def elu_forward(h, n_features, n_samples):
     """h = h where positive, else exp(h) - 1."""
     for i in range(0, n_features * n_samples, panel_of(h)):
-        z = load_pair(h, i)
+        z = flush(load_pair(h, i))
         store_pair(h, i, where(z > 0.0, z, expm1(z)))
 
 
@@ -174,7 +181,7 @@ def elu_backward(d, z, h, n):
 def selu_forward(h, n_features, n_samples):
     """h = scale * h where positive, else scale * alpha * (exp(h) - 1)."""
     for i in range(0, n_features * n_samples, panel_of(h)):
-        z = load_pair(h, i)
+        z = flush(load_pair(h, i))
         store_pair(h, i, where(z > 0.0, _SELU_SCALE * z, _SELU_SCALE_ALPHA * expm1(z)))
 
 
@@ -191,7 +198,7 @@ def selu_backward(d, z, h, n):
 def gelu_forward(h, n_features, n_samples):
     """h = h * Phi(h), with the standard normal distribution function Phi."""
     for i in range(0, n_features * n_samples, panel_of(h)):
-        z = load_pair(h, i)
+        z = flush(load_pair(h, i))
         half = 0.5 * z
         store_pair(h, i, fma(half, erf(_SQRT_HALF * z), half))
 
@@ -211,7 +218,7 @@ def gelu_backward(d, z, h, n):
 def silu_forward(h, n_features, n_samples):
     """h = h * sigmoid(h)."""
     for i in range(0, n_features * n_samples, panel_of(h)):
-        z = load_pair(h, i)
+        z = flush(load_pair(h, i))
         store_pair(h, i, z * elementary.sigmoid(z))
 
 
@@ -228,7 +235,7 @@ def silu_backward(d, z, h, n):
 def softplus_forward(h, n_features, n_samples):
     """h = log(1 + exp(h))."""
     for i in range(0, n_features * n_samples, panel_of(h)):
-        store_pair(h, i, elementary.softplus(load_pair(h, i)))
+        store_pair(h, i, elementary.softplus(flush(load_pair(h, i))))
 
 
 @leaf(_backward)
@@ -242,7 +249,7 @@ def softplus_backward(d, z, h, n):
 def _add_powers(panel, first, last, width, largest, total):
     """Replace h by exp(h - largest) in rows first..last-1 of a panel; returns the total with these added."""
     for i in range(first * width, last * width, width):
-        power = exp_negative(load_first_pair(panel, i, width) - largest)
+        power = exp_negative(flush(load_first_pair(panel, i, width)) - largest)
         store_first_pair(panel, i, power, width)
         total += power
     return total
@@ -257,9 +264,9 @@ def softmax_forward(h, n_features, n_samples):
     """
     for start in range(0, n_samples, panel_of(h)):
         panel, width = offset(h, start * n_features), min(panel_of(h), n_samples - start)
-        largest = load_first_pair(panel, 0, width)
+        largest = flush(load_first_pair(panel, 0, width))
         for i in range(width, n_features * width, width):
-            largest = maximum(largest, load_first_pair(panel, i, width))
+            largest = maximum(largest, flush(load_first_pair(panel, i, width)))
         part = splat(largest, 0.0)
         total = _add_powers(panel, 0, min(PART, n_features), width, largest, part)
         for first in range(PART, n_features, PART):
@@ -272,7 +279,7 @@ def softmax_forward(h, n_features, n_samples):
 
 
 ACTIVATIONS = {
-    "identity": Activation(None, identity_backward),
+    "identity": Activation(identity_forward, identity_backward),
     "sigmoid": Activation(sigmoid_forward, sigmoid_backward),
     "tanh": Activation(tanh_forward, tanh_backward),
     "relu": Activation(relu_forward, relu_backward),

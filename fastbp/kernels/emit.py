@@ -143,13 +143,11 @@ def emit_concatenate(builder, low, high):
     return emit_shuffle(builder, low, high, list(range(2 * low.type.count)))
 
 
-def emit_kept_bits(builder, vector_type, keeps_all=None, n_lost=_N_LOST):
-    """The bits of an exponent without its lowest ones, or all bits of a number if the condition `keeps_all` holds."""
+def _exponent_bits(vector_type, n_lost):
+    """The bits of an exponent without its `n_lost` lowest ones, in every lane."""
     bits, mantissa_bits = (32, 23) if isinstance(vector_type.element, ir.FloatType) else (64, 52)
-    field = (1 << bits - 1) - (1 << mantissa_bits + n_lost)
     integers = ir.VectorType(ir.IntType(bits), vector_type.count)
-    kept_bits, every_bit = (ir.Constant(integers, [value] * integers.count) for value in (field, -1))
-    return kept_bits if keeps_all is None else builder.select(keeps_all, every_bit, kept_bits)
+    return ir.Constant(integers, [(1 << bits - 1) - (1 << mantissa_bits + n_lost)] * integers.count)
 
 
 def _emit_has_any(builder, x, bits):
@@ -158,21 +156,21 @@ def _emit_has_any(builder, x, bits):
     return builder.icmp_unsigned("!=", common, ir.Constant(bits.type, None))
 
 
-def emit_flush(builder, x, kept_bits=None):
-    """x, or 0 in the lanes where none of `kept_bits` is set: below 2**-119, or 2**-1015."""
-    kept_bits = emit_kept_bits(builder, x.type) if kept_bits is None else kept_bits
-    return builder.select(_emit_has_any(builder, x, kept_bits), x, ir.Constant(x.type, None))
+def emit_flush(builder, x):
+    """x, or 0 in the lanes where it is below 2**-119, or 2**-1015."""
+    is_kept = _emit_has_any(builder, x, _exponent_bits(x.type, _N_LOST))
+    return builder.select(is_kept, x, ir.Constant(x.type, None))
 
 
 def emit_flush_factor(builder, x):
     """x, or 0 in the lanes where its square were subnormal: below 2**-63, or 2**-511."""
-    return emit_flush(builder, x, _root_bits(builder, x.type))
+    return builder.select(_emit_is_factor(builder, x), x, ir.Constant(x.type, None))
 
 
-def _root_bits(builder, vector_type):
-    """The highest two bits of an exponent."""
-    n_exponent_bits = 8 if isinstance(vector_type.element, ir.FloatType) else 11
-    return emit_kept_bits(builder, vector_type, n_lost=n_exponent_bits - 2)
+def _emit_is_factor(builder, x):
+    """Mask of the lanes in which one of the highest two bits of the exponent is set."""
+    n_exponent_bits = 8 if isinstance(x.type.element, ir.FloatType) else 11
+    return _emit_has_any(builder, x, _exponent_bits(x.type, n_exponent_bits - 2))
 
 
 def emit_flushed_product(builder, x, y):
@@ -180,8 +178,7 @@ def emit_flushed_product(builder, x, y):
     if VECTOR_BYTES < 64:
         return builder.fmul(emit_flush_factor(builder, x), y)
     # In lanes that a mask leaves out AVX-512 multiplies nothing: the mask of the product takes no instruction.
-    kept_bits = _root_bits(builder, x.type)
-    return builder.select(_emit_has_any(builder, x, kept_bits), builder.fmul(x, y), ir.Constant(x.type, None))
+    return builder.select(_emit_is_factor(builder, x), builder.fmul(x, y), ir.Constant(x.type, None))
 
 
 def emit_reduction(builder, value, combine):

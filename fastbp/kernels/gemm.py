@@ -4,7 +4,6 @@ from numba import types
 
 from fastbp._jit import inline, leaf
 from fastbp.kernels.simd import (
-    flush,
     fma,
     lanes_of,
     load,
@@ -27,19 +26,19 @@ def _multiply_panel_signature(T):
 
 
 @leaf(_multiply_panel_signature)
-def multiply_panel(n_m, n_left, a, a_tile, a_row, a_k, a_outer, ones, b, b_k, c, c_row, init, init_row, flags, n_inner,
-                   n_outer):  # fmt: skip
+def multiply_panel(n_m, n_left, a, a_tile, a_row, a_k, a_outer, ones, b, b_k, c, c_row, init, init_row, init_is_column,
+                   n_inner, n_outer):  # fmt: skip
     """Write c = init + a @ b for all n_m rows and one panel of columns.
 
     a : (n_m, n_outer * n_inner), element (m, (o, i)) at a[t*a_tile + r*a_row + o*a_outer + i*a_k] with row r of tile t,
         m = t*TILE_ROWS + r. With `ones`, an address of n_inner ones (a_k apart), the last of the n_m rows is that row
         of ones for every o; else `ones` is 0.
     b : (n_outer * n_inner, n_left), rows b_k apart. c : (n_m, n_left), rows c_row apart, overwritten.
-    init, flags : as in `tile`; init may be c itself (then the product is added to it).
+    init : as in `tile`; may be c itself (then the product is added to it).
     Reads and writes min(n_left, panel) columns. No checks: the caller validates.
     """
-    multiply_tiles(n_m, n_left, a, a_tile, a_row, a_k, a_outer, ones, b, b_k, c, c_row, init, init_row, flags, n_inner,
-                   n_outer)  # fmt: skip
+    multiply_tiles(n_m, n_left, a, a_tile, a_row, a_k, a_outer, ones, b, b_k, c, c_row, init, init_row, init_is_column,
+                   n_inner, n_outer)  # fmt: skip
 
 
 @leaf(lambda T: types.void(types.CPointer(T), types.intp, types.intp, types.intp, types.CPointer(T), types.intp))
@@ -88,7 +87,7 @@ def add_rows(rows, row, n_rows, out, n, accumulate):
         total = load_upto(out, i, n - i) if accumulate else splat(out, 0)
         for r in range(n_rows):
             total += load_upto(rows, r * row + i, n - i)
-        store_upto(out, i, flush(total), n - i)
+        store_upto(out, i, total, n - i)
 
 
 @leaf(lambda T: types.void(types.CPointer(T), types.CPointer(T), types.CPointer(T), types.intp, types.CPointer(T),
@@ -111,17 +110,17 @@ def multiply_row(h, w, init, init_step, z, n_in, n_out):
             i, h_k = k * n_out + j, splat(w, h[k])
             z0, z1 = fma(h_k, load(w, i), z0), fma(h_k, load(w, i + lanes), z1)
             z2, z3 = fma(h_k, load(w, i + 2 * lanes), z2), fma(h_k, load(w, i + 3 * lanes), z3)
-        store(z, j, flush(z0))
-        store(z, j + lanes, flush(z1))
-        store(z, j + 2 * lanes, flush(z2))
-        store(z, j + 3 * lanes, flush(z3))
+        store(z, j, z0)
+        store(z, j + lanes, z1)
+        store(z, j + 2 * lanes, z2)
+        store(z, j + 3 * lanes, z3)
         j += 4 * lanes
     while j < n_out:
         left = n_out - j
         total = load_upto(init, j * init_step, left)
         for k in range(n_in):
             total = fma(splat(w, h[k]), load_upto(w, k * n_out + j, left), total)
-        store_upto(z, j, flush(total), left)
+        store_upto(z, j, total, left)
         j += lanes
 
 
@@ -137,8 +136,7 @@ def _add_products(x, y, start, stop, total):
 def multiply_column(w, dz, dh, n_in, n_out):
     """dh = w @ dz for one sample: a dot product per row of w, summed over lanes and then across them by a fixed tree.
 
-    Tiny ones are kept: the backward leaf of an activation comes next. w : (n_in, n_out). dz : (n_out,). dh : (n_in,),
-    overwritten. No checks: the caller validates.
+    w : (n_in, n_out). dz : (n_out,). dh : (n_in,), overwritten. No checks: the caller validates.
     """
     n_part = part_of(n_out)
     for i in range(n_in):
@@ -179,4 +177,4 @@ def narrow_gradient(h, n_in, first_row, n_rows, dz, n_samples, g, g_row, accumul
             else:
                 low = fma(load_first(h, n_whole * n_in + row * width + s, width - s), d, low)
         total = sum_lanes(low + high)
-        g[m * g_row] = flush(g[m * g_row] + total if accumulate else total)
+        g[m * g_row] = g[m * g_row] + total if accumulate else total

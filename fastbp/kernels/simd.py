@@ -3,10 +3,12 @@
 `load(pointer, index)` gives a `Vector` of `lanes(dtype)` elements; the operators of `vector` and the functions here
 work on it lane by lane.
 
-Arithmetic on subnormals is up to 100 times slower on some processors. So whatever a kernel stores passes through
-`flush`, unless it cannot be so small, and factors whose product could be through `flush_factor`; -0 becomes 0 by the
-way. `least_kept` leaves a margin: what has passed may be multiplied by any constant down to 1/128. The processor's mode
-(flush to zero) is left alone, as the same code must give the same bits inside the user's program.
+Arithmetic on subnormals is up to 100 times slower on some processors. Products are chains of multiply-adds, and keep
+what they come to. Every other pass flushes to zero what it reads of their sums, and what it makes that could be so
+small: by `flush`, or by `flush_factor` where factors could have such a product; -0 becomes 0 by the way. So no
+activation, derivative or moment is subnormal, nor what users get to see. `least_kept` leaves a margin: what has passed
+may be multiplied by any constant down to 1/128. The processor's mode (flush to zero) is left alone, as the same code
+must give the same bits inside the user's program.
 """
 
 from llvmlite import ir
@@ -26,7 +28,6 @@ from fastbp.kernels.emit import (
     emit_load,
     emit_opaque,
     emit_reduction,
-    emit_splat,
     emit_store,
     emit_vector_pointer,
     llvm_suffix,
@@ -297,12 +298,10 @@ def is_finite(typingctx, x):
 
 @intrinsic
 def flush(typingctx, x):
-    """x, a vector or a number, or 0 where its magnitude is less than `least_kept`."""
+    """x, or 0 where its magnitude is less than `least_kept`."""
 
     def codegen(context, builder, sig, args):
-        if isinstance(x, Vector):
-            return emit_flush(builder, *args)
-        return builder.extract_element(emit_flush(builder, emit_splat(builder, args[0], 1)), ir.Constant(I64, 0))
+        return emit_flush(builder, *args)
 
     return x(x), codegen
 

@@ -18,9 +18,7 @@ from fastbp.kernels.emit import (
     I32,
     I64,
     emit_call,
-    emit_flush,
     emit_fma,
-    emit_kept_bits,
     emit_load,
     emit_splat,
     emit_store,
@@ -28,7 +26,7 @@ from fastbp.kernels.emit import (
     llvm_suffix,
     size_of,
 )
-from fastbp.kernels.simd import flush, lanes_of, load_upto, offset, splat, sum_lanes
+from fastbp.kernels.simd import lanes_of, load_upto, offset, splat, sum_lanes
 from fastbp.kernels.target import VECTOR_BYTES, lanes
 from fastbp.kernels.tile import VECTORS, panel_of
 from fastbp.kernels.vector import vector_of
@@ -114,24 +112,22 @@ def _emit_sums(builder, vectors, values, places, start, stop, pointer_of):
 
 
 @intrinsic
-def multiply_list(typingctx, values, places, start, stop, b, b_group, c, c_group, init, init_group, n_vectors, is_part):
+def multiply_list(typingctx, values, places, start, stop, b, b_group, c, c_group, init, init_group, n_vectors):
     """Write c = init + sum over start <= e < stop of values[e] * b[places[e]:], for n_vectors vectors.
 
-    Two vectors lie side by side, the next two b_group, c_group or init_group elements further on. What is tiny is
-    written as zero, as by `multiply_tiles`, unless `is_part`.
+    Two vectors lie side by side, the next two b_group, c_group or init_group elements further on.
     """
     size = types.intp
-    sig = types.void(values, places, size, size, b, size, c, size, init, size, size, size)
+    sig = types.void(values, places, size, size, b, size, c, size, init, size, size)
 
     def codegen(context, builder, sig, args):
-        values, places, start, stop, b, b_group, c, c_group, init, init_group, n_vectors, is_part = args
+        values, places, start, stop, b, b_group, c, c_group, init, init_group, n_vectors = args
         vector = ir.VectorType(c.type.pointee, lanes(sig.args[6].dtype))
 
         def pointer_of(pointer, group, index, v):
             index = builder.add(index, builder.mul(group, I64(v // VECTORS)))
             return emit_vector_pointer(builder, pointer, builder.add(index, I64(v % VECTORS * vector.count)), vector)
 
-        kept_bits = emit_kept_bits(builder, vector, builder.icmp_signed("!=", is_part, I64(0)))
         end = builder.append_basic_block("end")
         choice = builder.switch(n_vectors, end)
         for count in range(1, N_VECTORS + 1):
@@ -143,7 +139,7 @@ def multiply_list(typingctx, values, places, start, stop, b, b_group, c, c_group
                 builder, initial, values, places, start, stop, lambda place, v: pointer_of(b, b_group, place, v)
             )
             for v, total in enumerate(sums):
-                emit_store(builder, emit_flush(builder, total, kept_bits), pointer_of(c, c_group, I64(0), v))
+                emit_store(builder, total, pointer_of(c, c_group, I64(0), v))
             builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
@@ -180,28 +176,26 @@ def list_nonzeros(panels, n_features, n_samples, values, places, starts, sums):
                 d = load_upto(panels, start * n_features + f * width + s, width - s)
                 n = append_nonzeros(values, places, n, d, (start + s) * panel, panel)
                 total += d
-        sums[f] = flush(sum_lanes(total))
+        sums[f] = sum_lanes(total)
     starts[n_features] = n
 
 
 def _multiply_nonzeros_signature(T):
     pointer, size = types.CPointer(T), types.intp
-    return types.void(pointer, _PLACES, _STARTS, size, pointer, size, pointer, size, pointer, size, size, size, size)
+    return types.void(pointer, _PLACES, _STARTS, size, pointer, size, pointer, size, pointer, size, size, size)
 
 
 @leaf(_multiply_nonzeros_signature)
-def multiply_nonzeros(values, places, starts, n_lists, b, b_group, c, c_group, init, init_row, init_group, n_columns,
-                      is_part):  # fmt: skip
+def multiply_nonzeros(values, places, starts, n_lists, b, b_group, c, c_group, init, init_row, init_group, n_columns):
     """Write c[j] = init[j] + sum over the entries e of list j of value e * b[place e], in their order, for each list.
 
     values, places, starts : as `list_nonzeros` writes them. b : a panel of columns wide, one row behind the other; the
     next panel of columns b_group elements further on. c : likewise, c_group apart, a row for each list; overwritten.
     init : likewise, init_group apart, its rows init_row apart; may be c itself. n_columns : at most `strip_width`,
-    rounded up to whole vectors here. is_part : whether more will be added to c; if not, what is tiny becomes zero. No
-    checks: the caller validates.
+    rounded up to whole vectors here. No checks: the caller validates.
     """
     panel, lanes = panel_of(c), lanes_of(c)
     n_vectors = (n_columns + lanes - 1) // lanes
     for j in range(n_lists):
         multiply_list(values, places, starts[j], starts[j + 1], b, b_group, offset(c, j * panel), c_group,
-                      offset(init, j * init_row), init_group, n_vectors, is_part)  # fmt: skip
+                      offset(init, j * init_row), init_group, n_vectors)  # fmt: skip

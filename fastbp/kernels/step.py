@@ -11,10 +11,10 @@ from numba import types
 
 from fastbp._jit import inline, leaf
 from fastbp.kernels.calls import call, float64_at, int64_at
-from fastbp.kernels.gather import OWN
+from fastbp.kernels.gather import FLOAT32, FLOAT64
 from fastbp.kernels.simd import address_of
 from fastbp.kernels.sums import LONG, PART, part_of
-from fastbp.kernels.tile import INIT_IS_COLUMN, KEEPS_TINY, TILE_ROWS
+from fastbp.kernels.tile import TILE_ROWS
 
 
 class Layer(NamedTuple):
@@ -129,6 +129,7 @@ class Plan(NamedTuple):
     order: int
     copy: int
     add_parts: int
+    flush_rows: int
     loss: int
     update: int
     shrink: int
@@ -164,7 +165,8 @@ class Plan(NamedTuple):
     N_LAYERS, N_TILES, LAYERS, TILES, ITEMSIZE, PANEL, BLOCK, SUPER_BLOCK, LOSS_UNIT, BLOCK_GRADIENTS, GRADIENT_ROW,
     PARTIAL_GRADIENT, K_BLOCK, M_BLOCK, C_BLOCK, S_BLOCK, CHUNK, STRIP, PACK_ABOVE, LIST_PRODUCT, PACK_PRODUCT,
     PACKED_ROW, NARROW, FEW, MULTIPLY, PACK_ROWS, PACK_COLUMNS, MULTIPLY_ROW, MULTIPLY_COLUMN, NARROW_GRADIENT,
-    LIST_NONZEROS, MULTIPLY_NONZEROS, GATHER, LABELS, ADD_ROWS, SCATTER, SPLIT, ORDER, COPY, ADD_PARTS, LOSS, UPDATE,
+    LIST_NONZEROS, MULTIPLY_NONZEROS, GATHER, LABELS, ADD_ROWS, SCATTER, SPLIT, ORDER, COPY, ADD_PARTS, FLUSH_ROWS,
+    LOSS, UPDATE,
     SHRINK, FORWARD_BLOCK, LOSS_BLOCK, BACKWARD_BLOCK, GRADIENT_BLOCK, PARAMETERS, DENSE_PACKED, DENSE_OF_LISTS, D,
     D_OTHER, TARGETS, ROWS, ROW_ADDRESSES, CAST, PACKED, GRADIENT, PARTIAL, TURNED, COLUMNS, LIST_ROWS, LIST_VALUES,
     LIST_PLACES, LIST_STARTS, LIST_SUMS, COUNT, ZEROS, ONES,
@@ -244,45 +246,36 @@ def _start_of_part(plan, k, n_terms, init, place):
 
 
 @inline
-def _ends_part(k, n_terms):
-    """Whether a part of a sum of n_terms ends before term k."""
-    return k % part_of(n_terms) == 0 or k == n_terms
-
-
-@inline
 def _end_part(plan, k, n_terms, c, partial, n):
     """Add n partial sums to their totals in c where a part, but the first one, ends before term k."""
-    if k > part_of(n_terms) and _ends_part(k, n_terms):
+    part = part_of(n_terms)
+    if k > part and (k % part == 0 or k == n_terms):
         call(plan[ADD_PARTS], (c, partial, n, 1, n))
 
 
 @inline
-def _multiply(plan, n_m, width, a, a_tile, a_row, a_k, b, b_k, c, partial, init, keeps, k, n_k, n_terms):
+def _multiply(plan, n_m, width, a, a_tile, a_row, a_k, b, b_k, c, partial, init, k, n_k, n_terms):
     """Terms k..k+n_k-1, where a and b begin, of c = init + a @ b; the others of n_terms come before and after.
 
-    c, partial : n_m rows of `width`, at most a panel. init : address, init_row and INIT_IS_COLUMN or 0. keeps :
-    KEEPS_TINY or 0; where cache blocks cut a part, its sums are kept anyway, so that no bit depends on the cut.
+    c, partial : n_m rows of `width`, at most a panel. init : address, init_row and init_is_column.
     """
     place = _place_of_part(k, n_terms, c, partial)
-    start, start_row, flags = _start_of_part(plan, k, n_terms, init, (place, width, 0))
-    flags |= keeps if _ends_part(k + n_k, n_terms) else KEEPS_TINY
-    call(plan[MULTIPLY], (n_m, width, a, a_tile, a_row, a_k, 0, 0, b, b_k, place, width, start, start_row, flags,
+    start, start_row, is_column = _start_of_part(plan, k, n_terms, init, (place, width, 0))
+    call(plan[MULTIPLY], (n_m, width, a, a_tile, a_row, a_k, 0, 0, b, b_k, place, width, start, start_row, is_column,
                           n_k, 1))  # fmt: skip
     _end_part(plan, k + n_k, n_terms, c, partial, n_m * width)
 
 
 @inline
-def _multiply_all(plan, n_m, width, a, a_row, a_k, b, b_k, c, init, keeps, n_terms):
+def _multiply_all(plan, n_m, width, a, a_row, a_k, b, b_k, c, init, n_terms):
     """All terms of c = init + a @ b, as in `_multiply`, part by part."""
     size, a_tile = plan[ITEMSIZE], TILE_ROWS * a_row
     if n_terms <= LONG:  # straight away: 1 % of a step of small layers
-        start, start_row, flags = init
-        call(plan[MULTIPLY], (n_m, width, a, a_tile, a_row, a_k, 0, 0, b, b_k, c, width, start, start_row,
-                              flags | keeps, n_terms, 1))  # fmt: skip
+        call(plan[MULTIPLY], (n_m, width, a, a_tile, a_row, a_k, 0, 0, b, b_k, c, width, *init, n_terms, 1))
         return
     for k in range(0, n_terms, PART):
         _multiply(plan, n_m, width, a + k * a_k * size, a_tile, a_row, a_k, b + k * b_k * size, b_k,
-                  c, plan[PARTIAL], init, keeps, k, min(PART, n_terms - k), n_terms)  # fmt: skip
+                  c, plan[PARTIAL], init, k, min(PART, n_terms - k), n_terms)  # fmt: skip
 
 
 @leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp, types.intp, types.intp))
@@ -312,12 +305,12 @@ def dense_packed(plan, layer, x, y, n, is_backward):
                 init = plan[ZEROS], 0, 0
             else:
                 call(plan[PACK_COLUMNS], (w + (k * n_out + m) * size, n_out, n_k, n_m, packed, a_tile))
-                init = w + (n_in * n_out + m) * size, 1, INIT_IS_COLUMN  # the biases
+                init = w + (n_in * n_out + m) * size, 1, 1  # the biases
             for start in range(0, n, panel):
                 width = min(panel, n - start)
                 _multiply(plan, n_m, width, packed, a_tile, a_row, a_k, x + (start * n_terms + k * width) * size, width,
                           y + (start * n_rows + m * width) * size, plan[PARTIAL] + start * n_m * size, init,
-                          KEEPS_TINY if is_backward else 0, k, n_k, n_terms)  # fmt: skip
+                          k, n_k, n_terms)  # fmt: skip
 
 
 @leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp, types.intp, types.intp))
@@ -338,8 +331,8 @@ def dense_of_lists(plan, layer, x, y, n, is_backward):
     for first in range(0, n_whole, strip):
         n_columns = min(strip, n_whole - first)
         if is_backward:
-            call(plan[GATHER], (w + first * n_out * size, n_out * size, size, OWN, plan[COUNT],
-                                n_columns, n_terms, columns, plan[ROW_ADDRESSES], plan[CAST]))  # fmt: skip
+            call(plan[GATHER], (w + first * n_out * size, n_out * size, size, FLOAT32 if size == 4 else FLOAT64,
+                                plan[COUNT], n_columns, n_terms, columns, plan[ROW_ADDRESSES], plan[CAST]))  # fmt: skip
             init = plan[ZEROS], 0, 0
         else:
             for j in range(0, n_columns, panel):
@@ -347,27 +340,24 @@ def dense_of_lists(plan, layer, x, y, n, is_backward):
                 call(plan[PACK_ROWS], (w + (first + j) * size, n_out, n_terms, panel, here, panel))
                 # The biases, plus zero times every weight: one that is not finite must not be skipped unnoticed.
                 call(plan[MULTIPLY], (1, panel, plan[ZEROS], 0, 0, 0, 0, 0, here, panel, start, panel,
-                                      bias + (first + j) * size, 0, KEEPS_TINY, n_terms, 1))  # fmt: skip
+                                      bias + (first + j) * size, 0, 0, n_terms, 1))  # fmt: skip
             init = plan[LIST_SUMS], 0, panel
         for k in range(0, n_terms, chunk):
             values, places, starts = _lists_of_terms(plan, k // chunk, n)
-            place, k_end = _place_of_part(k, n_terms, c, plan[PARTIAL]), min(k + chunk, n_terms)
+            place = _place_of_part(k, n_terms, c, plan[PARTIAL])
             start, start_row, start_group = _start_of_part(plan, k, n_terms, init, (place, panel, panel * n))
             call(plan[MULTIPLY_NONZEROS], (values, places, starts, n, columns + k * panel * size, panel * n_terms,
-                                           place, panel * n, start, start_row, start_group, n_columns,
-                                           1 if is_backward or not _ends_part(k_end, n_terms) else 0))  # fmt: skip
-            _end_part(plan, k_end, n_terms, c, plan[PARTIAL], n * n_columns)
+                                           place, panel * n, start, start_row, start_group, n_columns))  # fmt: skip
+            _end_part(plan, min(k + chunk, n_terms), n_terms, c, plan[PARTIAL], n * n_columns)
         # As panels of n features and n_columns samples, the strip is turned into rows of y.
         call(plan[SCATTER], (c, n, n_columns, y, first, panel * n_rows, panel, n % panel))
     if n_whole < n_rows:
         a, a_row, a_k = (w + n_whole * n_out * size, n_out, 1) if is_backward else (w + n_whole * size, 1, n_out)
-        init, keeps = (
-            ((plan[ZEROS], 0, 0), KEEPS_TINY) if is_backward else ((bias + n_whole * size, 1, INIT_IS_COLUMN), 0)
-        )
+        init = (plan[ZEROS], 0, 0) if is_backward else (bias + n_whole * size, 1, 1)
         for start in range(0, n, panel):
             width = min(panel, n - start)
             _multiply_all(plan, n_rows - n_whole, width, a, a_row, a_k, x + start * n_terms * size, width,
-                          y + (start * n_rows + n_whole * width) * size, init, keeps, n_terms)  # fmt: skip
+                          y + (start * n_rows + n_whole * width) * size, init, n_terms)  # fmt: skip
 
 
 @inline
@@ -423,7 +413,7 @@ def _dense_forward(plan, layer, h, z, n):
         for start in range(0, n, panel):
             width = min(panel, n - start)
             _multiply_all(plan, n_out, width, w, 1, n_out, h + start * n_in * size, width, z + start * n_out * size,
-                          (b, 1, INIT_IS_COLUMN), 0, n_in)  # fmt: skip
+                          (b, 1, 1), n_in)  # fmt: skip
 
 
 @inline
@@ -446,7 +436,7 @@ def _dense_forward_of_few(plan, layer, h, z, n):
     b = w + n_in * n_out * size
     for j in range(0, n_out, panel):
         group = min(panel, n_out - j)
-        _multiply_all(plan, n, group, h, 1, n, w + j * size, n_out, rows + j * n * size, (b + j * size, 0, 0), 0, n_in)
+        _multiply_all(plan, n, group, h, 1, n, w + j * size, n_out, rows + j * n * size, (b + j * size, 0, 0), n_in)
     # As panels of n features and n_out samples, these rows are turned into n_out features and n samples.
     call(plan[SCATTER], (rows, n, n_out, z, 0, 0, n, n))
 
@@ -456,8 +446,7 @@ def _dense_backward(plan, layer, dz, dh, n, is_alone):
     """dh = w @ dz for n samples in panels.
 
     Each sum over the outputs goes in their order, part by part, or over the lanes first for a sample that `is_alone`:
-    that must not depend on how a step is cut into blocks. Tiny ones are kept, as the backward leaf of an activation
-    comes next.
+    that must not depend on how a step is cut into blocks.
     """
     size, panel, n_in, n_out, w = plan[ITEMSIZE], plan[PANEL], layer[N_IN], layer[N_OUT], layer[W]
     if is_alone:
@@ -470,7 +459,7 @@ def _dense_backward(plan, layer, dz, dh, n, is_alone):
         for start in range(0, n, panel):
             width = min(panel, n - start)
             _multiply_all(plan, n_in, width, w, n_out, 1, dz + start * n_out * size, width, dh + start * n_in * size,
-                          (plan[ZEROS], 0, 0), KEEPS_TINY, n_out)  # fmt: skip
+                          (plan[ZEROS], 0, 0), n_out)  # fmt: skip
 
 
 @leaf(lambda T: types.void(_TABLE, _TABLE, types.intp, types.intp))
@@ -483,9 +472,9 @@ def forward_block(plan, source, start, n):
         layer = layer_of(plan, index)
         n_in, n_out = layer[N_IN], layer[N_OUT]
         z, h_out = layer[Z] + start * n_out * size, layer[H_OUT] + start * n_out * size
-        _dense_forward(plan, layer, layer[H_IN] + start * n_in * size, z, n)
+        _dense_forward(plan, layer, layer[H_IN] + start * n_in * size, h_out, n)
         if z != h_out:
-            call(plan[COPY], (z, h_out, n * n_out))
+            call(plan[COPY], (h_out, z, n * n_out))
         if layer[FORWARD] != 0:
             call(layer[FORWARD], (h_out, n_out, n))
 
@@ -635,7 +624,7 @@ def _gradient_of_lists(plan, layer, first_row, n_rows, first_column, n_columns, 
         else:
             call(plan[MULTIPLY_NONZEROS], (values, places, starts + first_column * 8, n_columns, h,
                                            panel * super_block, turned, panel * n_columns, init, init_row, init_group,
-                                           n_inputs, 0))  # fmt: skip
+                                           n_inputs))  # fmt: skip
     upright = plan[GRADIENT]
     # All rows of a panel: those beyond n_inputs fall behind the strip, where the biases then overwrite the first.
     call(plan[SCATTER], (turned, n_columns, -(-n_inputs // panel) * panel, upright, 0, panel, n_columns, n_columns))
@@ -701,7 +690,10 @@ def parameters_of_layers(plan, optimizer, coefficients, index, n, super_blocks_d
         call(plan[ADD_PARTS], (g, partial, n_params, 1, n_params))
     elif n_blocks > 1:
         call(plan[ADD_ROWS], (rows + row * size, row, n_blocks - 1, g, n_params, 1))
-    if is_last == 0 or plan[UPDATE] == 0:
+    if is_last == 0:
+        return 0
+    if plan[UPDATE] == 0:
+        call(plan[FLUSH_ROWS], (g, 1, n_params, n_params))
         return 0
     for number in range(plan[N_LAYERS]):
         layer = layer_of(plan, number)
@@ -749,4 +741,6 @@ def parameters_of_rows(plan, optimizer, coefficients, index, n, super_blocks_don
         if updates:
             _shrink(plan, optimizer, coefficients, layer, first_row, n_rows, column, n_columns)
             n_bad += _update(plan, optimizer, coefficients, layer[W] + here, n_rows, n_columns, n_out, g, g_row)
+        elif is_last != 0:
+            call(plan[FLUSH_ROWS], (g, n_rows, n_columns, g_row))
     return n_bad

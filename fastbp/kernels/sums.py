@@ -14,7 +14,7 @@ section 4.2.2, theorem B: the error of a sum as a sum itself.
 from numba import types
 
 from fastbp._jit import inline, leaf
-from fastbp.kernels.simd import flush, is_finite, lanes_of, load_upto, store_upto, where
+from fastbp.kernels.simd import is_finite, lanes_of, load_upto, store_upto, where
 
 LONG, PART = 1024, 512
 
@@ -38,10 +38,10 @@ def add_part(total, part):
 def add_parts(totals, parts, row, n_rows, n):
     """totals += parts, parts = what the rounding of that lost: n_rows rows of n elements, `row` apart in both.
 
-    What is tiny is flushed to zero (`simd`). No checks: the caller validates.
+    No checks: the caller validates.
     """
     for start in range(0, n_rows * row, row):
         for j in range(0, n, lanes_of(totals)):
             total, lost = add_part(load_upto(totals, start + j, n - j), load_upto(parts, start + j, n - j))
-            store_upto(totals, start + j, flush(total), n - j)
-            store_upto(parts, start + j, flush(lost), n - j)
+            store_upto(totals, start + j, total, n - j)
+            store_upto(parts, start + j, lost, n - j)

@@ -17,10 +17,8 @@ from fastbp.kernels.emit import (
     I8,
     I64,
     emit_first,
-    emit_flush,
     emit_fma,
     emit_kept,
-    emit_kept_bits,
     emit_load,
     emit_opaque,
     emit_prefetch,
@@ -46,10 +44,6 @@ def panel_width(dtype) -> int:
 
 
 panel_of = constant_of(panel_width)
-
-# What `flags` of a product are made of. In what is only a part of a sum nothing may be flushed to zero, as the whole
-# sum must not depend on where it is cut; and nothing need be before a pass that flushes what it reads.
-INIT_IS_COLUMN, KEEPS_TINY = 1, 2
 
 
 def _emit_row_offsets(builder, pointer, stride, n_rows):
@@ -93,13 +87,9 @@ class _Product(NamedTuple):
     c_row: ir.Value
     init: ir.Value
     init_row: ir.Value
-    flags: ir.Value
+    init_is_column: ir.Value
     n_inner: ir.Value
     n_outer: ir.Value
-
-    def has_flag(self, builder, flag):
-        """Whether a flag is set."""
-        return builder.icmp_signed("!=", builder.and_(self.flags, I64(flag)), I64(0))
 
     def tile_after(self, builder, n_tiles):
         """The operands of the tiles behind the first n_tiles."""
@@ -174,16 +164,15 @@ class _Tile:
 
     def emit(self):
         sums = self._outer_loop(self._initial())
-        builder, rows = self.builder, self._rows_of(self.product.c, self.product.c_row)
-        kept_bits = emit_kept_bits(builder, self.vector, self.product.has_flag(builder, KEEPS_TINY))
+        rows = self._rows_of(self.product.c, self.product.c_row)
         for (row, v), value in zip(self.cells, sums, strict=True):
-            emit_store(builder, emit_flush(builder, value, kept_bits), self._pointer(rows[row], v), self.masks[v])
+            emit_store(self.builder, value, self._pointer(rows[row], v), self.masks[v])
 
     def _initial(self):
         """One vector per cell: `init` row by row, or one element of it per row."""
         builder, init, init_row = self.builder, self.product.init, self.product.init_row
         column, matrix, start = (builder.append_basic_block(name) for name in ("column", "matrix", "start"))
-        builder.cbranch(self.product.has_flag(builder, INIT_IS_COLUMN), column, matrix)
+        builder.cbranch(builder.icmp_signed("!=", self.product.init_is_column, I64(0)), column, matrix)
         builder.position_at_end(column)
         splats = [emit_splat(builder, builder.load(pointer), self.vector.count)
                   for pointer in self._rows_of(init, init_row)]  # fmt: skip
@@ -267,7 +256,7 @@ def _emit_last_tile(builder, product, n_before, n_vectors, mask):
 
 @intrinsic
 def multiply_tiles(typingctx, n_m, n_left, a, a_tile, a_row, a_k, a_outer, ones, b, b_k, c, c_row, init, init_row,
-                   flags, n_inner, n_outer):  # fmt: skip
+                   init_is_column, n_inner, n_outer):  # fmt: skip
     """Write c = init + a @ b for n_m >= 1 rows and min(n_left, panel) columns, a tile of TILE_ROWS rows at a time.
 
     c[m, n] = init[m, n] + sum over o < n_outer, i < n_inner of a[t*a_tile + r*a_row + o*a_outer + i*a_k]
@@ -275,9 +264,8 @@ def multiply_tiles(typingctx, n_m, n_left, a, a_tile, a_row, a_k, a_outer, ones,
     (o, i); n_inner and n_outer are positive.
 
     With `ones`, an address, the last row of a is read at ones[i*a_k] instead, so that a row of ones can stand below a
-    matrix. init[m, n] is init[m*init_row + n], or init[m*init_row] for every n if `flags` has INIT_IS_COLUMN. What is
-    written passes through `simd.flush` unless `flags` has KEEPS_TINY. Columns at and beyond n_left are neither read nor
-    written.
+    matrix. init[m, n] is init[m*init_row + n], or init[m*init_row] for every n where `init_is_column`. Columns at and
+    beyond n_left are neither read nor written.
     """
     size = types.intp
     sig = types.void(size, size, a, size, size, size, size, size, a, size, a, size, a, size, size, size, size)
@@ -360,21 +348,17 @@ def _emit_swaps(builder, rows):
         width *= 2
 
 
-def _flushed(builder, rows, kept_bits):
-    return rows if kept_bits is None else [emit_flush(builder, row, kept_bits) for row in rows]
-
-
-def _emit_transpose(builder, row_pointers, dst, dst_row, kept_bits):
-    """Transpose the square at `row_pointers`, flushed to zero where it has none of `kept_bits`, if these are given."""
+def _emit_transpose(builder, row_pointers, dst, dst_row):
+    """Transpose the square at `row_pointers`."""
     vector = ir.VectorType(dst.type.pointee, len(row_pointers))
     rows = [emit_load(builder, builder.bitcast(pointer, vector.as_pointer()), vector) for pointer in row_pointers]
     _emit_swaps(builder, rows)
-    for row in _flushed(builder, rows, kept_bits):
+    for row in rows:
         emit_store(builder, row, builder.bitcast(dst, vector.as_pointer()))
         dst = emit_opaque(builder, builder.gep(dst, [dst_row]))
 
 
-def _emit_transpose_edge(builder, row_pointers, dst, dst_row, n_rows, n_cols, kept_bits):
+def _emit_transpose_edge(builder, row_pointers, dst, dst_row, n_rows, n_cols):
     """The same of n_rows rows and n_cols columns; what is beyond them is neither read nor written."""
     n = len(row_pointers)
     vector = ir.VectorType(dst.type.pointee, n)
@@ -384,7 +368,6 @@ def _emit_transpose_edge(builder, row_pointers, dst, dst_row, n_rows, n_cols, ke
         for pointer in row_pointers
     ]
     _emit_swaps(builder, rows)
-    rows = _flushed(builder, rows, kept_bits)
     end = builder.append_basic_block("end")
     for j in range(n):
         block = builder.append_basic_block("column")
@@ -396,16 +379,15 @@ def _emit_transpose_edge(builder, row_pointers, dst, dst_row, n_rows, n_cols, ke
     builder.position_at_end(end)
 
 
-def _emit_transpose_cases(builder, rows, pointer_of_row, dst, dst_row, n_rows, n_cols, n, kept_bits=None):
+def _emit_transpose_cases(builder, rows, pointer_of_row, dst, dst_row, n_rows, n_cols, n):
     """The transpose of the full square `rows()`, else the masked one, which reads row 0 for the rows beyond n_rows."""
     full = builder.and_(builder.icmp_signed(">=", n_rows, I64(n)), builder.icmp_signed(">=", n_cols, I64(n)))
     with builder.if_else(full) as (then, otherwise):
         with then:
-            _emit_transpose(builder, rows(), dst, dst_row, kept_bits)
+            _emit_transpose(builder, rows(), dst, dst_row)
         with otherwise:
             inside = [builder.select(builder.icmp_signed("<", I64(i), n_rows), I64(i), I64(0)) for i in range(n)]
-            pointers = [pointer_of_row(i) for i in inside]
-            _emit_transpose_edge(builder, pointers, dst, dst_row, n_rows, n_cols, kept_bits)
+            _emit_transpose_edge(builder, [pointer_of_row(i) for i in inside], dst, dst_row, n_rows, n_cols)
 
 
 @intrinsic
@@ -431,18 +413,13 @@ def transpose_square(typingctx, src, src_row, dst, dst_row, n_rows, n_cols):
 
 
 @intrinsic
-def transpose_rows(typingctx, addresses, column, dst, dst_row, n_rows, n_cols, keeps_all):
-    """As `transpose_square`, of rows anywhere: row i starts `column` elements after the address `addresses[i]`.
-
-    What is tiny becomes zero, as by `simd.flush`, unless `keeps_all`, a boolean.
-    """
-    sig = types.void(addresses, types.intp, dst, types.intp, types.intp, types.intp, types.boolean)
+def transpose_rows(typingctx, addresses, column, dst, dst_row, n_rows, n_cols):
+    """As `transpose_square`, of rows anywhere: row i starts `column` elements after the address `addresses[i]`."""
+    sig = types.void(addresses, types.intp, dst, types.intp, types.intp, types.intp)
 
     def codegen(context, builder, sig, args):
-        addresses, column, dst, dst_row, n_rows, n_cols, keeps_all = args
+        addresses, column, dst, dst_row, n_rows, n_cols = args
         n = lanes(sig.args[2].dtype)
-        vector = ir.VectorType(dst.type.pointee, n)
-        kept_bits = emit_kept_bits(builder, vector, builder.trunc(keeps_all, ir.IntType(1)))
 
         def pointer_of_row(i):
             address = builder.load(builder.gep(addresses, [i]))
@@ -451,7 +428,7 @@ def transpose_rows(typingctx, addresses, column, dst, dst_row, n_rows, n_cols, k
         def rows():
             return [pointer_of_row(I64(i)) for i in range(n)]
 
-        _emit_transpose_cases(builder, rows, pointer_of_row, dst, dst_row, n_rows, n_cols, n, kept_bits)
+        _emit_transpose_cases(builder, rows, pointer_of_row, dst, dst_row, n_rows, n_cols, n)
         return context.get_dummy_value()
 
     return sig, codegen

@@ -11,7 +11,8 @@ number of elements left a constant, so that only the tail is masked. `p * 0` is 
 tells them.
 
 Where a network is sure of its classes, or an input is rarely active, gradients and moments vanish, and decayed weights
-do: what is stored is flushed to zero (`simd`), and so is, before it is squared, a gradient whose square were subnormal.
+do: gradients are flushed to zero where they are read (`simd`), as soon as their square were subnormal in the rules that
+square them; moments and decayed weights are where they are stored.
 """
 
 from numba import types
@@ -54,7 +55,7 @@ def _large(x, least):
 
 @inline
 def _sgd(params, grads, i, g_i, left, rate):
-    p = flush(fma(rate, load_upto(grads, g_i, left), load_upto(params, i, left)))
+    p = fma(rate, flush(load_upto(grads, g_i, left)), load_upto(params, i, left))
     store_upto(params, i, p, left)
     return p
 
@@ -77,10 +78,10 @@ def sgd(params, grads, state, state_stride, n_rows, n_columns, row, g_row, const
 @inline
 def _momentum(params, grads, state, i, g_i, left, scalars):
     rate, decay, nesterov = scalars
-    g = load_upto(grads, g_i, left)
+    g = flush(load_upto(grads, g_i, left))
     b = flush(fma(decay, load_upto(state, i, left), g))
     direction = fma(decay, b, g) if nesterov else b
-    p = flush(fma(rate, direction, load_upto(params, i, left)))
+    p = fma(rate, direction, load_upto(params, i, left))
     store_upto(state, i, b, left)
     store_upto(params, i, p, left)
     return p
@@ -104,10 +105,9 @@ def momentum(params, grads, state, state_stride, n_rows, n_columns, row, g_row, 
 @inline
 def _adagrad(params, grads, state, i, g_i, left, scalars):
     rate, eps, least = scalars
-    g = load_upto(grads, g_i, left)
-    large = _large(g, least)
-    v = flush(fma(large, large, load_upto(state, i, left)))
-    p = flush(fma(rate, g / (sqrt(v) + eps), load_upto(params, i, left)))
+    g = _large(load_upto(grads, g_i, left), least)
+    v = flush(fma(g, g, load_upto(state, i, left)))
+    p = fma(rate, g / (sqrt(v) + eps), load_upto(params, i, left))
     store_upto(state, i, v, left)
     store_upto(params, i, p, left)
     return p
@@ -131,9 +131,8 @@ def adagrad(params, grads, state, state_stride, n_rows, n_columns, row, g_row, c
 @inline
 def _rmsprop(params, grads, state, means, buffers, i, g_i, left, scalars, has_momentum, centered):
     rate, alpha, one_minus_alpha, eps, decay, least = scalars
-    g = load_upto(grads, g_i, left)
-    large = _large(g, least)
-    v = flush(fma(alpha, load_upto(state, i, left), one_minus_alpha * large * large))
+    g = _large(load_upto(grads, g_i, left), least)
+    v = flush(fma(alpha, load_upto(state, i, left), one_minus_alpha * g * g))
     store_upto(state, i, v, left)
     variance = v
     if centered:
@@ -144,7 +143,7 @@ def _rmsprop(params, grads, state, means, buffers, i, g_i, left, scalars, has_mo
     if has_momentum:
         direction = flush(fma(decay, load_upto(buffers, i, left), direction))
         store_upto(buffers, i, direction, left)
-    p = flush(fma(rate, direction, load_upto(params, i, left)))
+    p = fma(rate, direction, load_upto(params, i, left))
     store_upto(params, i, p, left)
     return p
 
@@ -178,11 +177,10 @@ def rmsprop(params, grads, state, state_stride, n_rows, n_columns, row, g_row, c
 @inline
 def _adam(params, grads, state, second, i, g_i, left, scalars):
     rate, scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, least = scalars
-    g = load_upto(grads, g_i, left)
-    large = _large(g, least)
+    g = _large(load_upto(grads, g_i, left), least)
     m = flush(fma(beta1, load_upto(state, i, left), one_minus_beta1 * g))
-    v = flush(fma(beta2, load_upto(second, i, left), one_minus_beta2 * large * large))
-    p = flush(fma(rate, m / fma(sqrt(v), scale, eps), load_upto(params, i, left)))
+    v = flush(fma(beta2, load_upto(second, i, left), one_minus_beta2 * g * g))
+    p = fma(rate, m / fma(sqrt(v), scale, eps), load_upto(params, i, left))
     store_upto(state, i, m, left)
     store_upto(second, i, v, left)
     store_upto(params, i, p, left)
@@ -211,6 +209,15 @@ def adam(params, grads, state, state_stride, n_rows, n_columns, row, g_row, cons
         if whole < n_columns:
             bad = fma(_adam(params, grads, state, second, i + whole, g_i + whole, n_columns - whole, scalars), 0, bad)
     return any_lane(~is_finite(bad))
+
+
+@leaf(lambda T: types.void(types.CPointer(T), types.intp, types.intp, types.intp))
+def flush_rows(values, n_rows, n_columns, row):
+    """Take to zero what is tiny in a rectangle as above: a gradient that no update follows."""
+    for r in range(n_rows):
+        for j in range(0, n_columns, lanes_of(values)):
+            i, left = r * row + j, n_columns - j
+            store_upto(values, i, flush(load_upto(values, i, left)), left)
 
 
 @leaf(lambda T: types.void(types.CPointer(T), types.intp, types.intp, types.intp, types.float64))

@@ -18,7 +18,7 @@ from fastbp.kernels.gemm import (
 )
 from fastbp.kernels.sums import LONG, PART
 from fastbp.kernels.target import lanes
-from fastbp.kernels.tile import INIT_IS_COLUMN, KEEPS_TINY, TILE_ROWS, panel_width
+from fastbp.kernels.tile import TILE_ROWS, panel_width
 from guards import guarded, needs_guard_pages
 from leaves import call, panels_of
 
@@ -30,11 +30,11 @@ CANARY = -77.0
 
 
 def multiply(n_m, n_left, a, a_row, a_k, b, b_k, c, c_row, init, init_row, n_inner, *,
-             a_tile=None, a_outer=0, ones=0, flags=0, n_outer=1):  # fmt: skip
+             a_tile=None, a_outer=0, ones=0, init_is_column=0, n_outer=1):  # fmt: skip
     """`multiply_panel` of the dtype of c, the arguments for the usual case left out."""
     a_tile = TILE_ROWS * a_row if a_tile is None else a_tile
     call(multiply_panel, c.dtype, n_m, n_left, a, a_tile, a_row, a_k, a_outer, ones, b, b_k, c, c_row,
-         init, init_row, flags, n_inner, n_outer)  # fmt: skip
+         init, init_row, init_is_column, n_inner, n_outer)  # fmt: skip
 
 
 def integers(rng, *shape):
@@ -105,7 +105,7 @@ def test_multiply_panel_column_of_init_is_added_to_every_column(dtype):
             shapes = (5, n_m), (5, n_left), (n_m,)
             w, h, bias = (guarded(integers(rng, *shape).astype(dtype)) for shape in shapes)
             z = guarded(np.empty((n_m, n_left), dtype))
-            multiply(n_m, n_left, w, 1, n_m, h, n_left, z, n_left, bias, 1, 5, flags=INIT_IS_COLUMN)
+            multiply(n_m, n_left, w, 1, n_m, h, n_left, z, n_left, bias, 1, 5, init_is_column=1)
             np.testing.assert_array_equal(z, w.T @ h + bias[:, np.newaxis])
 
 
@@ -163,7 +163,7 @@ def test_multiply_panel_copied_and_in_pieces_of_k_gives_the_same_bits(by_columns
     w = padded(rng.normal(size=(n_k, n_m)), row, dtype)
     h, bias = guarded(rng.normal(size=(n_k, n_left)).astype(dtype)), guarded(rng.normal(size=n_m).astype(dtype))
     expected, actual = guarded(np.empty((n_m, n_left), dtype)), guarded(np.empty((n_m, n_left), dtype))
-    multiply(n_m, n_left, w, 1, row, h, n_left, expected, n_left, bias, 1, n_k, flags=INIT_IS_COLUMN)
+    multiply(n_m, n_left, w, 1, row, h, n_left, expected, n_left, bias, 1, n_k, init_is_column=1)
     block_row = -(-n_m // lanes(dtype)) * lanes(dtype) + lanes(dtype)
     block_tile = n_k * TILE_ROWS + lanes(dtype)
     for first, last in ((0, cut), (cut, n_k)):
@@ -174,9 +174,9 @@ def test_multiply_panel_copied_and_in_pieces_of_k_gives_the_same_bits(by_columns
         else:
             block, tile, step = np.full(n * block_row, CANARY, dtype), None, block_row
             call(pack_rows, dtype, w[first * row :], row, n, n_m, block, block_row)
-        init, init_row, flags = (bias, 1, INIT_IS_COLUMN | KEEPS_TINY) if first == 0 else (actual, n_left, 0)
+        init, init_row, is_column = (bias, 1, 1) if first == 0 else (actual, n_left, 0)
         multiply(
-            n_m, n_left, block, 1, step, h[first:], n_left, actual, n_left, init, init_row, n, flags=flags,
+            n_m, n_left, block, 1, step, h[first:], n_left, actual, n_left, init, init_row, n, init_is_column=is_column,
             a_tile=tile,
         )  # fmt: skip
     np.testing.assert_array_equal(actual, expected)
@@ -189,7 +189,7 @@ def test_multiply_panel_outputs_as_columns_give_the_same_bits_as_samples_as_colu
     n_in, n_out = 33, 2 * panel + 3
     w, h, bias = (rng.normal(size=shape).astype(dtype) for shape in ((n_in, n_out), n_in, n_out))
     expected, actual = np.empty(n_out, dtype), np.empty(n_out, dtype)
-    multiply(n_out, 1, w, 1, n_out, h, 1, expected, 1, bias, 1, n_in, flags=INIT_IS_COLUMN)
+    multiply(n_out, 1, w, 1, n_out, h, 1, expected, 1, bias, 1, n_in, init_is_column=1)
     for j in range(0, n_out, panel):
         multiply(1, n_out - j, h, 1, 1, w[:, j:], n_out, actual[j:], n_out, bias[j:], 0, n_in)
     np.testing.assert_array_equal(actual, expected)

@@ -93,7 +93,7 @@ def test_multiply_nonzeros_equals_numpy(dtype, at_start):
         row = rng.integers(-8, 9, n_groups * panel).astype(dtype)
         expected, group = d.T @ h + row[:n_inputs], panel * n_outputs
         for init, init_row, init_group in ((guarded(row, at_start), 0, panel), (c, panel, group)):
-            call(multiply_nonzeros, dtype, *operands, c, group, init, init_row, init_group, n_inputs, 0)
+            call(multiply_nonzeros, dtype, *operands, c, group, init, init_row, init_group, n_inputs)
             flat = c.transpose(1, 0, 2).reshape(n_outputs, n_groups * panel)
             np.testing.assert_array_equal(flat[:, :n_inputs], expected)
             assert np.isnan(flat[:, n_written:]).all()
@@ -112,7 +112,7 @@ def test_multiply_nonzeros_of_any_lists_gives_the_same_bits(dtype):
     def product(first, last):
         c = guarded(np.zeros((n_groups, last - first, panel), dtype))
         call(multiply_nonzeros, dtype, values, places, starts[first:], last - first, grouped(h, n_groups),
-             panel * n_samples, c, panel * (last - first), np.zeros(panel, dtype), 0, 0, n_inputs, 0)  # fmt: skip
+             panel * n_samples, c, panel * (last - first), np.zeros(panel, dtype), 0, 0, n_inputs)  # fmt: skip
         return c
 
     whole = product(0, n_outputs)

@@ -22,7 +22,7 @@ def square(src, src_row, dst, dst_row, n_rows, n_cols):
     lambda T: types.void(types.CPointer(types.int64), types.intp, types.CPointer(T), types.intp, types.intp, types.intp)
 )
 def scattered_rows(addresses, column, dst, dst_row, n_rows, n_cols):
-    transpose_rows(addresses, column, dst, dst_row, n_rows, n_cols, False)
+    transpose_rows(addresses, column, dst, dst_row, n_rows, n_cols)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
