@@ -301,7 +301,7 @@ class Trainer:
             self._check_whole()
         state = self.__dict__.copy()
         buffers = state.pop("_buffers")
-        state |= {"_rule": self.optimizer, "_moments": buffers.moments, "_set_aside": buffers.set_aside}
+        state |= {"_rule": self._rule.optimizer, "_moments": buffers.moments, "_set_aside": buffers.set_aside}
         return state | {"_stepper": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
