@@ -269,9 +269,11 @@ class Driver:
         call = _Call(self._workspace.plans, source, schedule, runs, n_workers, *kept, *flags)
         self._start = time.perf_counter()
         try:
-            return run_team(n_workers, call)
+            with self._buffers.calls:
+                status = run_team(n_workers, call)
         finally:
             self._stop = time.perf_counter()
+        return status
 
 
 def _addresses(cursor: Array, totals: Array, records: Array, rules: Array) -> dict[str, int]:

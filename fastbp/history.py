@@ -255,6 +255,10 @@ class History:
         for name, value in values.items():
             self._columns[name][self._row_of(epoch)] = value
 
+    def _has_row(self, epoch: int) -> bool:
+        row = self._row_of(epoch)
+        return row < self._length and bool(self._columns["epoch"][row] == epoch)
+
     def _row_of(self, epoch: int) -> int:
         return int(np.searchsorted(self._columns["epoch"][: self._length], epoch))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 import time
@@ -9,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from fastbp import _jit
 from fastbp.driver import Driver
@@ -106,6 +108,8 @@ class Loop:
         self._start = time.perf_counter()
         self._model, self._buffers, self._history, self._data = model, buffers, history, data
         self._position, self._memory = position, memory = state.position, state.memory
+        self._validated = self._memory.seen[0] if self._memory.seen is not None else 0  # epochs, with their metrics
+        position.data = data
         self._set_aside = buffers.set_aside if buffers.is_untouched else None
         self._limits, self._validation = limits, validation
         self._decisions = model._decisions_per_sample()
@@ -170,7 +174,8 @@ class Loop:
         self._collect()
         self._record_validation()
         self._record_partial_epoch()
-        self._position.fingerprint = self._data.fingerprint() if self._position.is_mid_epoch else None
+        self._position.unvalidated = self.unvalidated()
+        self._position.leave()
         if not self.has_begun:
             self._buffers.put_back(self._set_aside)
         elif self._memory.best is not None:
@@ -180,7 +185,7 @@ class Loop:
 
     def _explain_the_end(self, error: BaseException | None) -> None:
         """Record the error that is being raised, and tell it what has been restored."""
-        is_restored = self.has_begun and self._memory.best is not None
+        is_restored = self._buffers.set_aside is not None
         if error is not None and is_restored and _RESTORED not in getattr(error, "__notes__", ()):
             error.add_note(_RESTORED)
         self._history.stop_reason = "interrupted" if error is None else type(error).__name__
@@ -204,10 +209,12 @@ class Loop:
         if validation is None:
             return
         metrics = [name for name in validation.metrics if name in self._history.metrics]
+        unvalidated = position.unvalidated
         if self._memory.seen is None:
             self._memory.look(position.n_epochs, *self._model._evaluate(validation.data), self._buffers)
-        elif position.n_epochs > position.closed_epoch and not position.is_mid_epoch:
+        elif unvalidated is not None and unvalidated.tobytes() == self._buffers.params.tobytes():
             self._validate(validation, metrics)
+        position.unvalidated = None
         self._history._add_columns(validation.metrics)
 
     def _collect(self) -> bool:
@@ -215,22 +222,34 @@ class Loop:
 
         Until they are there the kernel's records stay, so that nothing is lost if this is interrupted.
         """
-        position, n = self._position, int(self._position.cursor[kernel.N_RECORDS])
-        if n == 0:
+        position = self._position
+        if position.cursor[kernel.N_RECORDS] == 0:
             return False
         if self._ended.n_epochs < position.n_epochs:
-            records = self._driver.records[:n]
-            ends = self._driver.times(records)
-            self._history._put(
-                epoch=np.arange(position.n_epochs - n, position.n_epochs) + 1,
-                loss=records[:, kernel.RECORD_LOSS],
-                accuracy=records[:, kernel.RECORD_RIGHT] / self._decisions,
-                learning_rate=self._driver.rates_of(records[:, kernel.RECORD_STEP].astype(np.int64) - 1),
-                seconds=np.diff(ends, prepend=self._ended.time),
-            )
-            self._ended = _Ended(position.n_epochs, float(ends[-1]))
+            self._ended = self._put_records(self._history)
         position.cursor[kernel.N_RECORDS] = 0
         return True
+
+    def _put_records(self, history: History) -> _Ended:
+        """Write the epochs that the kernel has recorded into a history."""
+        n, n_epochs = int(self._position.cursor[kernel.N_RECORDS]), self._position.n_epochs
+        records = self._driver.records[:n]
+        ends = self._driver.times(records)
+        history._put(
+            epoch=np.arange(n_epochs - n, n_epochs) + 1,
+            loss=records[:, kernel.RECORD_LOSS],
+            accuracy=records[:, kernel.RECORD_RIGHT] / self._decisions,
+            learning_rate=self._driver.rates_of(records[:, kernel.RECORD_STEP].astype(np.int64) - 1),
+            seconds=np.diff(ends, prepend=self._ended.time),
+        )
+        return _Ended(n_epochs, float(ends[-1]))
+
+    def copied_history(self) -> History:
+        """Return a copy of the history, with the epochs that are only in the kernel's records as yet."""
+        history = copy.deepcopy(self._history)
+        if self._position.cursor[kernel.N_RECORDS] > 0 and self._ended.n_epochs < self._position.n_epochs:
+            self._put_records(history)
+        return history
 
     def _validate(self, validation: Validation, metrics: Iterable[str]) -> bool:
         """Evaluate the present parameters on the validation data, for the last epoch's row and the stop rules.
@@ -247,16 +266,23 @@ class Loop:
             y.flags.writeable = False  # it is the user's own array
             for name in unknown:
                 history._fill(n_epochs, **{name: metric_value(name, validation.metrics[name](y, prediction))})
-        self._ended = _Ended(n_epochs, time.perf_counter())
+        self._ended, self._validated = _Ended(n_epochs, time.perf_counter()), n_epochs
         return self._memory.is_patience_over
 
     def _record_validation(self) -> None:
         """Write what has been seen of the validation data into the row of its epoch. May begin anew at any place."""
         start, seen = self._memory.start, self._memory.seen
-        if start is not None and seen is not None and seen[0] > start[0]:
+        if start is not None and seen is not None and seen[0] > start[0] and self._history._has_row(seen[0]):
             n_epochs, loss, accuracy = seen
             self._history._start = start
             self._history._fill(n_epochs, validation_loss=loss, validation_accuracy=accuracy)
+
+    def unvalidated(self) -> npt.NDArray[Any] | None:
+        """Return a copy of the parameters if the last epoch is not validated: if they stay, the next fit does it."""
+        is_validated = self._validation is None or self._validated >= self._position.n_epochs
+        if is_validated or self._position.is_mid_epoch or not self.has_begun:
+            return None
+        return self._buffers.present.params.copy()
 
     def _record_partial_epoch(self) -> None:
         """Add a row for an epoch that was stopped midway; it is replaced if the epoch goes on."""

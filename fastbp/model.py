@@ -333,13 +333,15 @@ class MLP:
         Warns
         -----
         RuntimeWarning
-            If the loss is not finite; it names the first row and output that is not.
+            If the loss is not finite; it names the first row and output that is not. Or if the gradient is not.
         """
         self._turn.settle()
         data = self._checked_data(x, y)
         loss, grad = gradient(self._architecture, self._params, data)
         if not math.isfinite(loss):
             self._warn_of_overflow(data)
+        elif not np.isfinite(grad).all():
+            self._warn("the gradient is not finite, though the loss is")
         return loss, grad
 
     def _checked_data(self, x: npt.ArrayLike, y: npt.ArrayLike, names: tuple[str, str] = ("x", "y")) -> sources.Data:

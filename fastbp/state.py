@@ -7,7 +7,10 @@ that comes while it is closed is lost.)
 
 from __future__ import annotations
 
+import copy
 import math
+import os
+import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +22,8 @@ from fastbp.stopping import Convergence, EarlyStopping, StopRule, TargetLoss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from fastbp.sources import Data
 
 __all__ = ["NO_LIMIT", "Buffers", "Position", "RuleMemory", "RunState", "SetAside", "Snapshot"]
 
@@ -35,8 +40,9 @@ class Position:
         self.cursor[kernel.STEP] = n_steps
         self.totals = np.zeros(kernel.TOTALS_SIZE)
         self.epoch_seconds = 0.0  # spent on an epoch that was stopped midway
-        self.fingerprint: str | None = None  # in mid-epoch, of the data
-        self.closed_epoch = 0  # the last epoch that can no longer be validated: its parameters are gone
+        self.data: Data | None = None  # of the fit that runs
+        self._fingerprint: str | None = None  # in mid-epoch, of the data
+        self.unvalidated: Array | None = None  # the parameters after an epoch that a call could not validate
 
     @property
     def n_steps(self) -> int:
@@ -58,6 +64,16 @@ class Position:
         """Whether a step has begun to change parameters and is not counted yet."""
         return bool(self.cursor[kernel.UPDATING] != 0)
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the data in whose epoch the run stands."""
+        return self._fingerprint if self.data is None else self.data.fingerprint()
+
+    def leave(self) -> None:
+        """Keep of the data what tells whether the next fit goes on in mid-epoch."""
+        self._fingerprint = self.fingerprint if self.is_mid_epoch else None
+        self.data = None
+
     def abandon_step(self) -> None:
         """Go back to the beginning of the present step, in which no parameter has changed yet."""
         self.cursor[[kernel.SUPER_BLOCKS_DONE, kernel.PHASE, kernel.TASK, kernel.UPDATING]] = 0
@@ -70,18 +86,18 @@ class Position:
 
     def whole(self, n_steps: int) -> Position:
         """Return a copy at the beginning of the present step, without records, as if `n_steps` had been taken."""
-        copy = Position()
-        copy.cursor[:], copy.totals[:] = self.cursor, self.totals
-        copy.epoch_seconds, copy.fingerprint = self.epoch_seconds, self.fingerprint
-        copy.closed_epoch = self.closed_epoch if n_steps == self.n_steps else self.n_epochs
-        copy.abandon_step()
-        copy.cursor[[kernel.N_RECORDS, kernel.STEP]] = 0, n_steps
-        return copy
+        other = Position()
+        other.cursor[:], other.totals[:] = self.cursor, self.totals
+        other.epoch_seconds, other.unvalidated = self.epoch_seconds, self.unvalidated
+        other._fingerprint = self.fingerprint if self.is_mid_epoch else None
+        other.abandon_step()
+        other.cursor[[kernel.N_RECORDS, kernel.STEP]] = 0, n_steps
+        return other
 
     def next_epoch(self) -> Position:
         """Return a position at the beginning of the next epoch, which leaves out what is left of the present one."""
         following = Position(self.n_steps)
-        following.cursor[kernel.EPOCH] = following.closed_epoch = self.n_epochs + 1
+        following.cursor[kernel.EPOCH] = self.n_epochs + 1
         return following
 
     def __getstate__(self) -> dict[str, Any]:
@@ -93,9 +109,10 @@ class Position:
         self.__dict__.update(state)
         self.cursor = owned(self.cursor, np.int64)
         self.totals = owned(self.totals, np.float64)
+        self.unvalidated = None if self.unvalidated is None else owned(self.unvalidated)
 
 
-def owned(array: Array, dtype: npt.DTypeLike) -> Array:
+def owned(array: Array, dtype: npt.DTypeLike | None = None) -> Array:
     """Return a copy that is nobody else's: writable, aligned, contiguous, native, of the base class."""
     return np.array(array, dtype=dtype, order="C", copy=True, subok=False)
 
@@ -106,12 +123,20 @@ class Snapshot(NamedTuple):
     params: Array
     moments: Array
 
+    def owned(self) -> Snapshot:
+        """Return a copy whose arrays are nobody else's."""
+        return Snapshot(owned(self.params), owned(self.moments))
+
 
 class SetAside(NamedTuple):
     """What a run goes on from, while its buffers show something else."""
 
     present: Snapshot
     shown: Snapshot
+
+    def owned(self) -> SetAside:
+        """Return a copy whose arrays are nobody else's."""
+        return SetAside(self.present.owned(), self.shown.owned())
 
 
 class Buffers:
@@ -136,6 +161,19 @@ class Buffers:
         self.grads = aligned_zeros(params.size, params.dtype)
         self.moments = aligned_rows(n_moments, params.size, params.dtype)
         self.set_aside: SetAside | None = None
+        self._process, self._calls = os.getpid(), threading.RLock()
+
+    @property
+    def calls(self) -> threading.RLock:
+        """Held while a kernel is at work on the buffers, so that another thread can copy them in between."""
+        if self._process != os.getpid():  # forked: the thread that held it is not in this process
+            self._process, self._calls = os.getpid(), threading.RLock()
+        return self._calls
+
+    @property
+    def present(self) -> Snapshot:
+        """The parameters and moments that the run goes on from: no copies."""
+        return Snapshot(self.params, self.moments) if self.set_aside is None else self.set_aside.present
 
     def snapshot(self) -> Snapshot:
         """Return a copy of parameters and moments."""
@@ -253,6 +291,8 @@ class RuleMemory:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.table = owned(self.table, np.float64)
+        if self._watch is not None and self._watch.best is not None:
+            self._watch = self._watch._replace(best=self._watch.best.owned())
 
 
 def _row_of(rule: TargetLoss | Convergence) -> tuple[float, ...]:
@@ -277,6 +317,14 @@ class RunState(NamedTuple):
     def is_torn(self) -> bool:
         """Whether a step has begun to change parameters and is not counted yet."""
         return self.position.is_torn or self.outside.is_torn
+
+    def copy(self) -> RunState:
+        """Return a copy at the beginning of the present step, which shares nothing with this one."""
+        return RunState(
+            self.position.whole(self.position.n_steps),
+            self.outside.whole(self.outside.n_steps),
+            copy.deepcopy(self.memory),
+        )
 
     def for_fit(self, fingerprint: Callable[[], str], memory: RuleMemory) -> RunState:
         """Return the state in which a fit on data of this fingerprint begins: the rest of an epoch only on the same."""

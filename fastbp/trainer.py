@@ -70,8 +70,10 @@ class Trainer:
     the next call goes on. An epoch that was interrupted before it was validated is validated by the next fit on the
     same validation data.
 
-    A trainer that is copied, or pickled, is a whole one, with a model of its own. A copy that another thread takes
-    while a fit runs goes on at the beginning of a step, but its parameters may be those of a step half done.
+    A trainer that is copied, or pickled, is a whole one, with a model of its own, and goes on with the same bits. So it
+    does while a fit runs, from a metric, a signal's handler or another thread: at the beginning of the step that is
+    being taken, if this has not begun to change parameters (which takes several calls of some 50 ms for the largest
+    networks only).
 
     Examples
     --------
@@ -107,6 +109,7 @@ class Trainer:
         self._buffers = Buffers(self._model._params, self._rule.n_moments)
         self._run = RunState(Position(), Position(), RuleMemory())
         self._stepper: Stepper | None = None
+        self._running: Loop | None = None
 
     def __repr__(self) -> str:
         return f"Trainer({self.model!r}, optimizer={self.optimizer!r}, n_steps={self.n_steps}, seed={self.seed})"
@@ -243,7 +246,7 @@ class Trainer:
         )
 
     def _train(self, loop: Loop, run: RunState, show_progress: bool) -> None:
-        self._run, self._model._history = run, self._history
+        self._run, self._model._history, self._running = run, self._history, loop
         loop.run(show_progress)
 
     def _conclude(self, loop: Loop, before: RunState) -> None:
@@ -251,6 +254,7 @@ class Trainer:
         loop.finish()
         if not loop.has_begun:
             self._run = before
+        self._running = None
 
     def step(self, x: npt.ArrayLike, y: npt.ArrayLike) -> float:
         """Take one optimizer step on this batch, all of it.
@@ -299,19 +303,27 @@ class Trainer:
         self._model._turn.settle()
         if not self._model._turn.is_taken:
             self._check_whole()
-        state = self.__dict__.copy()
-        buffers = state.pop("_buffers")
-        state |= {"_rule": self._rule.optimizer, "_moments": buffers.moments, "_set_aside": buffers.set_aside}
-        return state | {"_stepper": None}
+        own = {"_rule": self._rule.optimizer, "_stepper": None, "_running": None, "_params": None}
+        with self._buffers.calls:  # of a fit in another thread, no kernel is at work now
+            state = self.__dict__ | own | {"_moments": self._buffers.moments, "_set_aside": self._buffers.set_aside}
+            if self._running is not None:
+                state |= {"_moments": self._buffers.moments.copy(), "_params": self._buffers.params.copy()}
+                state |= {"_run": self._run.copy(), "_history": self._running.copied_history()}
+                state["_run"].position.unvalidated = self._running.unvalidated()
+        del state["_buffers"]
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         checks.first_initialisation(self, "_run")
         own = state.copy()
-        moments, set_aside = own.pop("_moments"), own.pop("_set_aside")
+        moments, set_aside, params = own.pop("_moments"), own.pop("_set_aside"), own.pop("_params")
         self.__dict__.update(own)
         self._rule = rule_of(own["_rule"])
         self._buffers = Buffers(self._model._params, self._rule.n_moments)
-        self._buffers.moments[:], self._buffers.set_aside = moments, set_aside
+        self._buffers.moments[:] = moments
+        self._buffers.set_aside = None if set_aside is None else set_aside.owned()
+        if params is not None:  # copied in mid-fit, which went on
+            self._buffers.params[:], self._model._history = params, self._history
 
     def _checked_validation(
         self,

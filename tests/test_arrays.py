@@ -327,6 +327,7 @@ def test_what_converts_to_an_array_is_viewed_too():
         arrays.features(Convertible(np.ma.masked_less(x, 3.0)), 3, "float32")
 
 
+@pytest.mark.filterwarnings("ignore:Setting the (strides|shape) on a NumPy array")
 @pytest.mark.parametrize("dtype", [float, ">f8", np.longdouble, int, bool])
 def test_casts_and_lists_are_views_too(dtype):
     """So that nobody gets at an array that kernels read through the `base` of what metrics are given."""

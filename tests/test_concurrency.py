@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import fastbp
-from problems import bits, classes, classifier, regression, regressor, state_of
+from problems import bits, classes, classifier, regression, regressor, rows_of, state_of
 
 FOREVER = 10**9
 
@@ -150,6 +151,50 @@ def test_copy_in_mid_step_of_another_thread_goes_on_at_a_steps_beginning():
         other.fit(x[:32], y[:32], epochs=1)
         assert other.n_steps == n_steps + 1
         assert np.isfinite(other.model.params).all()
+
+
+WATCHED = {"validation_data": regression(7), "stop": [fastbp.EarlyStopping(10**6), fastbp.Convergence(0.0, 10**6)]}
+
+
+def check_that_copies_go_on_like_the_original(copies, trainer, x, y, **arguments):
+    # What the end of a fit does, such as going back to the best epoch, is ahead of those that have all its steps.
+    copies = [other for other in copies if other.n_steps < trainer.n_steps]
+    assert copies
+    for other in copies[:: max(1, len(copies) // 40)]:
+        assert other.n_steps == 0 or other.model.history is other.history
+        other.fit(x, y, epochs=None, max_steps=trainer.n_steps - other.n_steps, **arguments)
+        assert state_of(other) == state_of(trainer)
+        assert rows_of(other.history) == rows_of(trainer.history)
+        assert other.history.best_epoch == trainer.history.best_epoch
+
+
+@pytest.mark.parametrize("arguments", [{}, WATCHED], ids=["plain", "validated"])
+@pytest.mark.parametrize("n_epochs", [400, 30])
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that sends signals")
+def test_copies_taken_by_a_signals_handler_go_on_like_the_original(n_epochs, arguments):
+    x, y = regression(600 if n_epochs == 400 else 6000)
+    trainer, copies = fastbp.Trainer(regressor(), batch_size=1, seed=0), []
+    before = signal.signal(signal.SIGALRM, lambda *_: copies.append(pickle.loads(pickle.dumps(trainer))))
+    signal.setitimer(signal.ITIMER_REAL, 0.003, 0.003)
+    try:
+        trainer.fit(x, y, epochs=n_epochs, **arguments)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    check_that_copies_go_on_like_the_original(copies, trainer, x, y, **arguments)
+
+
+@pytest.mark.parametrize("arguments", [{}, WATCHED], ids=["plain", "validated"])
+@pytest.mark.parametrize("clone", [copy.copy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_copies_taken_by_another_thread_go_on_like_the_original(clone, arguments):
+    x, y = regression(20_000)
+    trainer, copies = fastbp.Trainer(regressor(), batch_size=4, seed=0), []
+    thread = threading.Thread(target=trainer.fit, args=(x, y), kwargs={"epochs": 25, **arguments})
+    thread.start()
+    while thread.is_alive():
+        copies.append(clone(trainer))
+    thread.join()
+    check_that_copies_go_on_like_the_original(copies, trainer, x, y, **arguments)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint32, np.int64, np.uint64])

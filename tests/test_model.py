@@ -473,3 +473,11 @@ def test_no_size_comes_from_an_overridden_property():
     trainer = fastbp.Trainer(odd)
     trainer.step(x, y)
     assert trainer.n_steps == 1
+
+
+def test_gradient_that_overflows_behind_a_finite_loss_warns():
+    model = fastbp.MLP([1, 1, 1], "identity", loss="mae", init=[1e-30, 0.0, 1e15, 0.0])
+    with pytest.warns(RuntimeWarning, match="the gradient is not finite, though the loss is; float32 overflows"):
+        loss, grad = model.loss_and_grad([[1e25]], [0.0])
+    assert np.isfinite(loss)
+    assert not np.isfinite(grad).all()

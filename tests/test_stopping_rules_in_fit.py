@@ -274,6 +274,36 @@ def test_restored_parameters_that_were_written_to_are_what_the_next_fit_starts_f
     assert bits(trainer.model.params) == written
 
 
+@pytest.mark.parametrize("write", [False, True])
+def test_epoch_that_could_not_be_measured_is_by_the_next_fit_unless_the_parameters_were_written_to(write):
+    calls = itertools.count(1)
+
+    def metric(y, prediction):
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return float(np.abs(prediction).max())
+
+    trainer, watched = new_trainer(), {"metrics": {"largest": metric}, "stop": fastbp.EarlyStopping(100)}
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer, **watched)
+    assert np.isnan(trainer.history.largest[2])
+    if write:
+        trainer.model.params[:] = 0
+    fit(trainer, epochs=1, **watched)
+    if write:
+        assert np.isnan(trainer.history.largest[2])
+    else:
+        assert bits(trainer.history.largest) == bits(fit(epochs=4, **watched).history.largest)
+
+
+def test_divergence_says_that_the_best_was_restored_each_time():
+    trainer = new_trainer(lambda step: 0.1 if step < 30 else 1e30)
+    for _ in range(2):
+        with pytest.raises(fastbp.DivergenceError) as caught:
+            fit(trainer, stop=fastbp.EarlyStopping(100))
+        assert "restored the parameters of the best epoch" in caught.value.__notes__[0]
+
+
 @pytest.mark.parametrize("rules", [fastbp.EarlyStopping(), [fastbp.TargetLoss(0.1), fastbp.EarlyStopping()]])
 def test_early_stopping_without_validation_data_raises(rules):
     model = regressor()
