@@ -1,4 +1,4 @@
-"""Arrays that start on a cache line: a vector that straddles two lines costs two accesses.
+"""Arrays of our own memory: what kernels stream through starts on a cache line, which no vector then straddles.
 
 Large ones lie in huge pages where the system grants them (Linux): a kernel that walks over some megabytes otherwise
 needs more page translations than the processor keeps at hand.
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ALIGNMENT", "aligned_bytes", "aligned_copy", "aligned_rows", "aligned_zeros"]
+__all__ = ["ALIGNMENT", "aligned_bytes", "aligned_copy", "aligned_rows", "aligned_zeros", "owned"]
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 _HUGE_PAGE = 1 << 21  # bytes
@@ -59,3 +59,8 @@ def aligned_rows(n_rows: int, n: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     per_line = ALIGNMENT // np.dtype(dtype).itemsize
     row = -(-n // per_line) * per_line
     return aligned_zeros(n_rows * row, dtype).reshape(n_rows, row)[:, :n]
+
+
+def owned(array: npt.NDArray[Any], dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
+    """Return a copy that is nobody else's: writable, aligned, contiguous, of the base class."""
+    return np.array(array, dtype, order="C", copy=True, subok=False)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fastbp.buffers import owned
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -66,7 +68,7 @@ class History:
         self._length = 0
         self._start: tuple[int, float] | None = None  # epochs ended, and loss, when the validation data were first used
         self._columns: dict[str, npt.NDArray[Any]] = {
-            name: np.empty(_FIRST_CAPACITY, dtype=np.intp if name == "epoch" else np.float64) for name in _COLUMNS
+            name: np.empty(_FIRST_CAPACITY, _dtype_of(name)) for name in _COLUMNS
         }
 
     @property
@@ -133,10 +135,7 @@ class History:
     def __setstate__(self, state: dict[str, Any]) -> None:
         # The columns may come back read-only, or as somebody else's memory.
         self.__dict__.update(state)
-        self._columns = {
-            name: np.array(column, dtype=np.intp if name == "epoch" else np.float64, copy=True, subok=False)
-            for name, column in self._columns.items()
-        }
+        self._columns = {name: owned(column, _dtype_of(name)) for name, column in self._columns.items()}
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         """Return a copy of the column `name`, shape (n_epochs,).
@@ -282,6 +281,10 @@ class History:
             grown = np.empty(max(length, column.size + column.size // 2), dtype=column.dtype)
             grown[: self._length] = column[: self._length]
             self._columns[name] = grown
+
+
+def _dtype_of(column: str) -> type[np.generic]:
+    return np.intp if column == "epoch" else np.float64
 
 
 def check_metrics(metrics: object) -> dict[str, Metric]:

@@ -362,12 +362,8 @@ class MLP:
         """Return the mean loss and the accuracy (NaN where the output is no class)."""
         n_samples = data.x.shape[0]
         workspace = self._workspace(with_loss=True)
-        plan, source, sums = (
-            workspace.plans.ctypes.data,
-            np.array(data.source(), np.int64),
-            np.zeros(2 + 2 * workspace.n_units),
-        )
-        n_outside = 0
+        plan, source = workspace.plans.ctypes.data, np.array(data.source(), np.int64)
+        sums, n_outside = np.zeros(2 + 2 * workspace.n_units), 0
         block, cost = workspace.block, workspace.costs(n_samples)[0]
         for first, last in ranges(n_samples, block, cost):
             n_outside += training.evaluate(plan, source.ctypes.data, first, last, sums.ctypes.data)

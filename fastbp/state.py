@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastbp.buffers import aligned_rows, aligned_zeros
+from fastbp.buffers import aligned_rows, aligned_zeros, owned
 from fastbp.kernels import training as kernel
 from fastbp.stopping import Convergence, EarlyStopping, StopRule, TargetLoss
 
@@ -110,11 +110,6 @@ class Position:
         self.cursor = owned(self.cursor, np.int64)
         self.totals = owned(self.totals, np.float64)
         self.unvalidated = None if self.unvalidated is None else owned(self.unvalidated)
-
-
-def owned(array: Array, dtype: npt.DTypeLike | None = None) -> Array:
-    """Return a copy that is nobody else's: writable, aligned, contiguous, native, of the base class."""
-    return np.array(array, dtype=dtype, order="C", copy=True, subok=False)
 
 
 class Snapshot(NamedTuple):
