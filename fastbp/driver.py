@@ -14,6 +14,7 @@ from fastbp import schedules
 from fastbp.errors import DivergenceError
 from fastbp.kernels import training as kernel
 from fastbp.kernels import updates
+from fastbp.kernels.tables import DEALING, LOSS_SUMS, OPTIMIZER, RECORD, RULE, RUN, table
 from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from fastbp.pacing import Crew
 from fastbp.sources import NO_DATA
@@ -84,18 +85,16 @@ class _Rates(NamedTuple):
 class _Call:
     """One call of the kernel, for each worker; keeps alive whatever a helper may touch, however late it comes."""
 
-    def __init__(
-        self, plans: Array, source: Array, schedule: Array, runs: Array, n_workers: int, *kept: object
-    ) -> None:
-        self._plans, self._source, self._schedule, self._runs = plans, source, schedule, runs
+    def __init__(self, plans: Array, source: Array, dealing: Array, runs: Array, n_workers: int, *kept: object) -> None:
+        self._plans, self._source, self._dealing, self._runs = plans, source, dealing, runs
         self._n_workers, self._kept = n_workers, kept
 
     def __call__(self, worker: int, sync: npt.NDArray[np.int64]) -> int:
         status = kernel.train(
             self._plans.ctypes.data,
             self._source.ctypes.data,
-            self._schedule.ctypes.data,
-            self._runs[worker].ctypes.data,
+            self._dealing.ctypes.data,
+            self._runs[worker : worker + 1].ctypes.data,
             sync.ctypes.data,
             int(worker > 0),
             self._n_workers,
@@ -129,16 +128,17 @@ class Driver:
             n_workers=n_workers,
         )
         self._buffers, self._rule, self._position, self.data = buffers, rule, position, data
-        self._process = os.getpid()
-        block_cost, tile_cost = self._workspace.costs(batch_size)
+        self.batch_size, self._process = batch_size, os.getpid()
         self._step_cost = step_cost(architecture, batch_size)
         self._crew = Crew(min(n_workers, max(self._workspace.n_blocks, self._workspace.n_tiles)))
-        self._unit_sums = np.zeros((self._workspace.n_units, 2))
+        self._unit_sums = np.zeros(self._workspace.n_units, LOSS_SUMS)
         self._label_flags = np.zeros(self._workspace.n_blocks, np.int64)
         self._update_flags = np.zeros(self._workspace.n_tiles, np.int64)
-        self.schedule = kernel.Schedule(batch_size, batch_size, 0, 0, 0, NO_LIMIT, 0, block_cost, tile_cost)
-        self.records = np.zeros((1, kernel.RECORD_SIZE))
-        self.rules = np.zeros((0, kernel.RULE_SIZE))
+        self.dealing = np.zeros((), DEALING)
+        self.dealing[["batch_size", "epoch_size", "last_epoch"]] = batch_size, batch_size, NO_LIMIT
+        self.dealing[["block_cost", "tile_cost"]] = self._workspace.costs(batch_size)
+        self.records = np.zeros(1, RECORD)
+        self.rules = np.zeros(0, RULE)
         self._start = self._stop = 0.0  # of the last call, by time.perf_counter
         self._rates = _Rates(position.n_steps, np.zeros(1), np.zeros((1, 1)), 0.0)
 
@@ -156,7 +156,7 @@ class Driver:
         if self._crew.is_short(min(budget, (end - self._position.n_steps) * self._step_cost)):
             n_workers = 1
         status = self._call(end, budget, n_workers)
-        self._crew.learn(n_workers, int(self._position.cursor[kernel.SPENT]), self.end - self._start)
+        self._crew.learn(n_workers, int(self._position.cursor["spent"]), self.end - self._start)
         is_cut = status == kernel.STEP_LIMIT and self._position.n_steps < last_step
         return kernel.PAUSED if is_cut else status
 
@@ -176,10 +176,10 @@ class Driver:
         Returns the kernel's status, `kernel.PAUSED` if there was nothing to finish. May begin anew at any place.
         """
         cursor, super_block = self._position.cursor, self._workspace.super_block
-        batch = min(self.schedule.batch_size, self.schedule.epoch_size - int(cursor[kernel.POSITION]))
-        is_last = (int(cursor[kernel.SUPER_BLOCKS_DONE]) + 1) * super_block >= batch
+        batch = min(self.batch_size, int(self.dealing["epoch_size"] - cursor["position"]))
+        is_last = (int(cursor["super_blocks_done"]) + 1) * super_block >= batch
         step, status = self._position.n_steps, kernel.PAUSED
-        if is_last and cursor[kernel.PHASE] == kernel.PARAMETERS_PHASE and cursor[kernel.TASK] > 0:
+        if is_last and cursor["phase"] == kernel.PARAMETERS_PHASE and cursor["task"] > 0:
             while self._position.n_steps == step:
                 status = self._call(step + 1, NO_LIMIT, self._crew.size)
         else:
@@ -209,20 +209,20 @@ class Driver:
 
     def times(self, records: Array) -> Array:
         """Return when the epochs of these records of the last call ended, by time.perf_counter."""
-        position, done = self._position, records[:, kernel.RECORD_CYCLES]
-        total = position.totals[kernel.CALL_CYCLES]
+        position, done = self._position, records["cycles"]
+        total = float(position.totals["call_cycles"])
         if total <= 0.0:  # this processor's cycles cannot be read: take all steps as equally long
             first_step = self._rates.first_step
-            done, total = records[:, kernel.RECORD_STEP] - first_step, position.n_steps - first_step
+            done, total = records["step"] - first_step, position.n_steps - first_step
         times: Array = self._start + (self.end - self._start) * np.minimum(done / total, 1.0)
         return times
 
     def _steps_in_reach(self) -> int:
         """Return the most steps that one call can take: a schedule is never asked for steps beyond the run's end."""
-        schedule, position = self.schedule, self._position
-        n_epochs = min(self.records.shape[0], schedule.last_epoch - position.n_epochs)
-        per_epoch = -(-schedule.epoch_size // schedule.batch_size)
-        return n_epochs * per_epoch + int(position.cursor[kernel.POSITION]) // -schedule.batch_size
+        position = self._position
+        n_epochs = min(self.records.shape[0], int(self.dealing["last_epoch"]) - position.n_epochs)
+        per_epoch = -(-int(self.dealing["epoch_size"]) // self.batch_size)
+        return n_epochs * per_epoch + int(position.cursor["position"]) // -self.batch_size
 
     def _ask_schedule(self, last_step: int) -> None:
         """Get the learning rates up to `last_step`."""
@@ -239,34 +239,33 @@ class Driver:
     def _call(self, last_step: int, budget: int, n_workers: int) -> int:
         moments, coefficients = self._buffers.moments, self._rates.coefficients
         constants = np.zeros(1) if self._rule is None else self._rule.constants
-        optimizer = kernel.Optimizer(
-            state=moments.ctypes.data,
-            state_row=moments.strides[0] // moments.itemsize,
-            constants=constants.ctypes.data,
-            n_coefficients=coefficients.shape[1],
-            decay_biases=int(self._rule is not None and self._rule.decays_biases),
-        )
-        optimizer_table = np.array(optimizer, np.int64)
-        run = kernel.Run(
-            **_addresses(self._position.cursor, self._position.totals, self.records, self.rules),
-            unit_sums=self._unit_sums.ctypes.data,
-            label_flags=self._label_flags.ctypes.data,
-            update_flags=self._update_flags.ctypes.data,
-            optimizer=optimizer_table.ctypes.data,
-            coefficients=coefficients.ctypes.data,
-            n_records=self.records.shape[0],
-            n_rules=self.rules.shape[0],
-            first_step=self._rates.first_step,
-        )
-        source = np.array(self.data.source(), np.int64)
-        schedule = np.array(self.schedule._replace(last_step=last_step, budget=budget), np.int64)
+        optimizer = {
+            "state": moments.ctypes.data,
+            "state_row": moments.strides[0] // moments.itemsize,
+            "constants": constants.ctypes.data,
+            "n_coefficients": coefficients.shape[1],
+            "decay_biases": int(self._rule is not None and self._rule.decays_biases),
+        }
+        optimizers = table(OPTIMIZER, [optimizer])
+        run = {
+            "unit_sums": self._unit_sums.ctypes.data,
+            "label_flags": self._label_flags.ctypes.data,
+            "update_flags": self._update_flags.ctypes.data,
+            "optimizer": optimizers.ctypes.data,
+            "coefficients": coefficients.ctypes.data,
+            "n_records": self.records.shape[0],
+            "n_rules": self.rules.shape[0],
+            "first_step": self._rates.first_step,
+        }
+        source, dealing = self.data.source(), self.dealing.copy()
+        dealing[["last_step", "budget"]] = last_step, budget
         # What a worker decides by, each of its own: all come to the same decisions, and worker 0's are kept.
         shared = (self._position.cursor, self._position.totals, self.records, self.rules)
         own = [shared, *(tuple(array.copy() for array in shared) for _ in range(1, n_workers))]
-        runs = np.array([run._replace(**_addresses(*arrays)) for arrays in own], np.int64)
-        kept = self._workspace, self._buffers, self.data, constants, coefficients, optimizer_table, own
+        runs = table(RUN, [run | _addresses(*arrays) for arrays in own])
+        kept = self._workspace, self._buffers, self.data, constants, coefficients, optimizers, own
         flags = self._unit_sums, self._label_flags, self._update_flags
-        call = _Call(self._workspace.plans, source, schedule, runs, n_workers, *kept, *flags)
+        call = _Call(self._workspace.plans, source, dealing, runs, n_workers, *kept, *flags)
         self._start = time.perf_counter()
         try:
             with self._buffers.calls:
@@ -277,7 +276,7 @@ class Driver:
 
 
 def _addresses(cursor: Array, totals: Array, records: Array, rules: Array) -> dict[str, int]:
-    """Return the fields of `kernel.Run` of which each worker has its own."""
+    """Return the fields of `RUN` of which each worker has its own."""
     arrays = {"cursor": cursor, "totals": totals, "records": records, "rules": rules}
     return {name: array.ctypes.data for name, array in arrays.items()}
 
@@ -314,7 +313,7 @@ class Stepper:
         batch_size, driver = data.x.shape[0], self._driver
         self._first_step = n_steps
         self._position.start_at(n_steps)
-        if driver is None or driver.schedule.batch_size != batch_size:
+        if driver is None or driver.batch_size != batch_size:
             driver = Driver(self._architecture, self._buffers, self._rule, self._position, data, batch_size)
             self._driver = driver
         driver.data = data
@@ -338,9 +337,9 @@ def _single_step(driver: Driver, position: Position) -> float:
     while status == kernel.PAUSED and position.n_steps < last_step:
         status = driver.advance(last_step)
     if status == kernel.DIVERGED:
-        return float(position.totals[kernel.STEP_LOSS]) / driver.schedule.batch_size
+        return float(position.totals["step_loss"]) / driver.batch_size
     driver.raise_if_failed(status)
-    return float(driver.records[0, kernel.RECORD_LOSS])
+    return float(driver.records["loss"][0])
 
 
 def _cure_of_divergence(params: Array, data: Data) -> str:

@@ -16,6 +16,7 @@ from fastbp import _jit
 from fastbp.driver import Driver
 from fastbp.history import metric_value
 from fastbp.kernels import training as kernel
+from fastbp.kernels.tables import RECORD
 from fastbp.progress import Progress
 from fastbp.state import NO_LIMIT
 from fastbp.stopping import StopRule, TimeLimit
@@ -124,13 +125,10 @@ class Loop:
         driver.rules = memory.table
         # Python looks at every epoch's end if there is validation data.
         n_records = 1 if validation is not None else min(_MAX_EPOCHS_PER_CALL, last_epoch - self._first_epoch)
-        driver.records = np.zeros((n_records, kernel.RECORD_SIZE))
-        driver.schedule = driver.schedule._replace(
-            epoch_size=self._epoch_size,
-            shuffle=int(shuffle and batch_size < n_samples),  # one batch of all samples has the same mean in any order
-            seed=seed - 2**64 if seed >= 2**63 else seed,
-            last_epoch=last_epoch,
-        )
+        driver.records = np.zeros(n_records, RECORD)
+        driver.dealing["epoch_size"], driver.dealing["last_epoch"] = self._epoch_size, last_epoch
+        driver.dealing["shuffle"] = shuffle and batch_size < n_samples  # of all samples, any order has the same mean
+        driver.dealing["seed"] = seed - 2**64 if seed >= 2**63 else seed
 
     @property
     def has_begun(self) -> bool:
@@ -223,23 +221,23 @@ class Loop:
         Until they are there the kernel's records stay, so that nothing is lost if this is interrupted.
         """
         position = self._position
-        if position.cursor[kernel.N_RECORDS] == 0:
+        if position.cursor["n_records"] == 0:
             return False
         if self._ended.n_epochs < position.n_epochs:
             self._ended = self._put_records(self._history)
-        position.cursor[kernel.N_RECORDS] = 0
+        position.cursor["n_records"] = 0
         return True
 
     def _put_records(self, history: History) -> _Ended:
         """Write the epochs that the kernel has recorded into a history."""
-        n, n_epochs = int(self._position.cursor[kernel.N_RECORDS]), self._position.n_epochs
+        n, n_epochs = int(self._position.cursor["n_records"]), self._position.n_epochs
         records = self._driver.records[:n]
         ends = self._driver.times(records)
         history._put(
             epoch=np.arange(n_epochs - n, n_epochs) + 1,
-            loss=records[:, kernel.RECORD_LOSS],
-            accuracy=records[:, kernel.RECORD_RIGHT] / self._decisions,
-            learning_rate=self._driver.rates_of(records[:, kernel.RECORD_STEP].astype(np.int64) - 1),
+            loss=records["loss"],
+            accuracy=records["right"] / self._decisions,
+            learning_rate=self._driver.rates_of(records["step"].astype(np.int64) - 1),
             seconds=np.diff(ends, prepend=self._ended.time),
         )
         return _Ended(n_epochs, float(ends[-1]))
@@ -247,7 +245,7 @@ class Loop:
     def copied_history(self) -> History:
         """Return a copy of the history, with the epochs that are only in the kernel's records as yet."""
         history = copy.deepcopy(self._history)
-        if self._position.cursor[kernel.N_RECORDS] > 0 and self._ended.n_epochs < self._position.n_epochs:
+        if self._position.cursor["n_records"] > 0 and self._ended.n_epochs < self._position.n_epochs:
             self._put_records(history)
         return history
 
@@ -304,7 +302,7 @@ class Loop:
     def _reason(self, status: int) -> str | None:
         """Return which limit ends the fit, or None if it goes on."""
         if status == kernel.STOPPED:
-            return type(self._memory.rule(int(self._position.cursor[kernel.STOP_RULE]))).__name__
+            return type(self._memory.rule(int(self._position.cursor["stop_rule"]))).__name__
         if self._limits.epochs is not None and self._position.n_epochs == self._first_epoch + self._limits.epochs:
             return "epochs"
         if self._position.n_steps == self._last_step:
@@ -324,7 +322,7 @@ class Loop:
             steps.append(self._limits.max_steps)
         if self._limits.epochs is not None:
             per_epoch = -(-self._epoch_size // self._batch_size)
-            done = -(-int(self._position.cursor[kernel.POSITION]) // self._batch_size)
+            done = -(-int(self._position.cursor["position"]) // self._batch_size)
             steps.append(self._limits.epochs * per_epoch - done)
         return min(steps, default=None)
 
@@ -349,8 +347,8 @@ class Loop:
 
     def _partial_means(self) -> tuple[float, float]:
         """Return the mean loss and the accuracy of the present epoch's steps so far."""
-        totals, n_samples = self._position.totals, int(self._position.cursor[kernel.POSITION])
-        loss, right = float(totals[kernel.EPOCH_LOSS]), float(totals[kernel.EPOCH_RIGHT])
+        totals, n_samples = self._position.totals, int(self._position.cursor["position"])
+        loss, right = float(totals["epoch_loss"]), float(totals["epoch_right"])
         return loss / n_samples, right / (n_samples * self._decisions)
 
 

@@ -18,6 +18,7 @@ from fastbp.initializers import initialize
 from fastbp.kernels import training
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
+from fastbp.kernels.tables import LOSS_SUMS
 from fastbp.layout import Layout, Views
 from fastbp.names import folded, name_of
 from fastbp.optimizers import Adam, Optimizer
@@ -278,7 +279,7 @@ class MLP:
         if result is None:
             result = np.empty((x.shape[0], self._architecture.layout.sizes[-1]), self._architecture.dtype)
         workspace = self._workspace(with_loss=False)
-        plan, source = workspace.plans.ctypes.data, np.array(sources.source_of(x), np.int64)
+        plan, source = workspace.plans.ctypes.data, sources.source_of(x)
         block, cost = workspace.block, workspace.costs(x.shape[0])[0]
         for first, last in ranges(x.shape[0], block, cost):
             training.predict(plan, source.ctypes.data, first, last, result.ctypes.data)
@@ -362,14 +363,15 @@ class MLP:
         """Return the mean loss and the accuracy (NaN where the output is no class)."""
         n_samples = data.x.shape[0]
         workspace = self._workspace(with_loss=True)
-        plan, source = workspace.plans.ctypes.data, np.array(data.source(), np.int64)
-        sums, n_outside = np.zeros(2 + 2 * workspace.n_units), 0
+        plan, source = workspace.plans.ctypes.data, data.source()
+        sums, n_outside = np.zeros(1 + workspace.n_units, LOSS_SUMS), 0
         block, cost = workspace.block, workspace.costs(n_samples)[0]
         for first, last in ranges(n_samples, block, cost):
             n_outside += training.evaluate(plan, source.ctypes.data, first, last, sums.ctypes.data)
         if n_outside:
             raise ValueError(f"y changed while it was read: {n_outside} labels are out of range now")
-        return float(sums[0]) / n_samples, float(sums[1]) / (n_samples * self._decisions_per_sample())
+        loss, right = sums[0].item()
+        return loss / n_samples, right / (n_samples * self._decisions_per_sample())
 
     def _warn_of_overflow(self, data: sources.Data) -> None:
         """Warn that the loss of these data, which are finite, is not, and say where it comes from."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fastbp.errors import warn
 from fastbp.kernels.gather import SOURCE_DTYPES
-from fastbp.kernels.step import Source
+from fastbp.kernels.tables import SOURCE
 from fastbp.resolution import lost_columns
 
 __all__ = ["NO_DATA", "Data", "source_code", "source_of"]
@@ -38,8 +38,8 @@ class Data:
     y: npt.NDArray[Any]
     is_labels: bool
 
-    def source(self) -> Source:
-        """Return addresses, strides and dtypes."""
+    def source(self) -> npt.NDArray[np.void]:
+        """Return addresses, strides and dtypes, as `SOURCE`."""
         return source_of(self.x, self.y, self.is_labels)
 
     def fingerprint(self) -> str:
@@ -76,8 +76,8 @@ def source_code(dtype: np.dtype[Any]) -> int:
     return _SOURCE_CODES[dtype.kind, dtype.itemsize]
 
 
-def source_of(x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None, is_labels: bool = False) -> Source:
-    """Return where the kernels find x and y. The caller keeps both alive.
+def source_of(x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None, is_labels: bool = False) -> npt.NDArray[np.void]:
+    """Return where the kernels find x and y, as `SOURCE`. The caller keeps both alive.
 
     Parameters
     ----------
@@ -90,8 +90,7 @@ def source_of(x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None, is_labels:
     if y is not None:
         column = y.strides[1] if y.ndim == 2 else 0
         of_y = (y.ctypes.data, y.strides[0], column, source_code(y.dtype), int(is_labels))
-    row, column = x.strides
-    return Source(x.ctypes.data, row, column, source_code(x.dtype), *of_y, x.shape[0])
+    return np.array((x.ctypes.data, *x.strides, source_code(x.dtype), *of_y, x.shape[0]), SOURCE)
 
 
 def _column_names(name: str, columns: list[int]) -> str:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from fastbp.buffers import aligned_rows, aligned_zeros, owned
 from fastbp.kernels import training as kernel
+from fastbp.kernels.tables import CURSOR, RULE, TOTALS
 from fastbp.stopping import Convergence, EarlyStopping, StopRule, TargetLoss
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ class Position:
     """Where a run stands, in the arrays that the kernel reads and writes."""
 
     def __init__(self, n_steps: int = 0) -> None:
-        self.cursor = np.zeros(kernel.CURSOR_SIZE, np.int64)
-        self.cursor[kernel.STEP] = n_steps
-        self.totals = np.zeros(kernel.TOTALS_SIZE)
+        self.cursor = np.zeros((), CURSOR)
+        self.cursor["step"] = n_steps
+        self.totals = np.zeros((), TOTALS)
         self.epoch_seconds = 0.0  # spent on an epoch that was stopped midway
         self.data: Data | None = None  # of the fit that runs
         self._fingerprint: str | None = None  # in mid-epoch, of the data
@@ -47,22 +48,22 @@ class Position:
     @property
     def n_steps(self) -> int:
         """Steps taken."""
-        return int(self.cursor[kernel.STEP])
+        return int(self.cursor["step"])
 
     @property
     def n_epochs(self) -> int:
         """Epochs ended."""
-        return int(self.cursor[kernel.EPOCH])
+        return int(self.cursor["epoch"])
 
     @property
     def is_mid_epoch(self) -> bool:
         """Whether steps were taken since the last epoch's end."""
-        return bool(self.cursor[kernel.POSITION] > 0)
+        return bool(self.cursor["position"] > 0)
 
     @property
     def is_torn(self) -> bool:
         """Whether a step has begun to change parameters and is not counted yet."""
-        return bool(self.cursor[kernel.UPDATING] != 0)
+        return bool(self.cursor["updating"] != 0)
 
     @property
     def fingerprint(self) -> str | None:
@@ -76,28 +77,28 @@ class Position:
 
     def abandon_step(self) -> None:
         """Go back to the beginning of the present step, in which no parameter has changed yet."""
-        self.cursor[[kernel.SUPER_BLOCKS_DONE, kernel.PHASE, kernel.TASK, kernel.UPDATING]] = 0
-        self.totals[[kernel.STEP_LOSS, kernel.STEP_RIGHT]] = 0.0
+        self.cursor[["super_blocks_done", "phase", "task", "updating"]] = 0
+        self.totals[["step_loss", "step_right"]] = 0.0
 
     def start_at(self, n_steps: int) -> None:
         """Forget everything but the number of steps taken."""
-        self.cursor[:] = Position(n_steps).cursor
-        self.totals[:] = 0.0
+        self.cursor[...] = Position(n_steps).cursor
+        self.totals[...] = 0.0
 
     def whole(self, n_steps: int) -> Position:
         """Return a copy at the beginning of the present step, without records, as if `n_steps` had been taken."""
         other = Position()
-        other.cursor[:], other.totals[:] = self.cursor, self.totals
+        other.cursor[...], other.totals[...] = self.cursor, self.totals
         other.epoch_seconds, other.unvalidated = self.epoch_seconds, self.unvalidated
         other._fingerprint = self.fingerprint if self.is_mid_epoch else None
         other.abandon_step()
-        other.cursor[[kernel.N_RECORDS, kernel.STEP]] = 0, n_steps
+        other.cursor[["n_records", "step"]] = 0, n_steps
         return other
 
     def next_epoch(self) -> Position:
         """Return a position at the beginning of the next epoch, which leaves out what is left of the present one."""
         following = Position(self.n_steps)
-        following.cursor[kernel.EPOCH] = self.n_epochs + 1
+        following.cursor["epoch"] = self.n_epochs + 1
         return following
 
     def __getstate__(self) -> dict[str, Any]:
@@ -107,8 +108,8 @@ class Position:
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Kernels write here by address: the arrays that come back may be read-only, or somebody else's.
         self.__dict__.update(state)
-        self.cursor = owned(self.cursor, np.int64)
-        self.totals = owned(self.totals, np.float64)
+        self.cursor = owned(self.cursor, CURSOR)
+        self.totals = owned(self.totals, TOTALS)
         self.unvalidated = None if self.unvalidated is None else owned(self.unvalidated)
 
 
@@ -220,8 +221,8 @@ class RuleMemory:
 
     Attributes
     ----------
-    table : float64 ndarray, shape (n_rules, RULE_SIZE)
-        The state of the rules that need the training loss only, which the kernel asks itself, as `kernel.Run.rules`.
+    table : ndarray, shape (n_rules,), RULE
+        The state of the rules that need the training loss only, which the kernel asks itself, as `RUN` has them.
     start : (int, float) or None
         Epochs that had ended when the validation data were first looked at, and the loss then.
     """
@@ -230,16 +231,16 @@ class RuleMemory:
         self._early = tuple(rule for rule in rules if isinstance(rule, EarlyStopping))
         self._of_kernel = tuple(rule for rule in rules if isinstance(rule, (TargetLoss, Convergence)))
         self._validation = validation
-        self.table = np.array([_row_of(rule) for rule in self._of_kernel]).reshape(-1, kernel.RULE_SIZE)
+        self.table = np.array([_row_of(rule) for rule in self._of_kernel], RULE)
         self.start: tuple[int, float] | None = None
         self._watch: _Watch | None = None
 
     def for_fit(self, rules: Sequence[StopRule], validation: str | None) -> RuleMemory:
         """Return the memory of a fit by these rules: it goes on where rules and validation data are the same."""
         memory = RuleMemory(rules, validation)
-        rows = dict(zip(self._of_kernel, self.table, strict=True))
-        for row, rule in zip(memory.table, memory._of_kernel, strict=True):
-            row[:] = rows.get(rule, row)
+        known = dict(zip(self._of_kernel, self.table, strict=True))
+        for index, rule in enumerate(memory._of_kernel):
+            memory.table[index] = known.get(rule, memory.table[index])
         if validation == self._validation:
             memory.start = self.start
             if memory._early == self._early:
@@ -285,7 +286,7 @@ class RuleMemory:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.table = owned(self.table, np.float64)
+        self.table = owned(self.table, RULE)
         if self._watch is not None and self._watch.best is not None:
             self._watch = self._watch._replace(best=self._watch.best.owned())
 

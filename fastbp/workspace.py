@@ -1,4 +1,4 @@
-"""Scratch buffers of a call, sized once, and the `Plan` that tells the kernels where everything lies.
+"""Scratch buffers of a call, sized once, and the plan that tells the kernels where everything lies.
 
 A workspace belongs to one call or one trainer, never to a model, so that several threads may use one model at once.
 """
@@ -15,7 +15,7 @@ from fastbp.buffers import ALIGNMENT, aligned_bytes
 from fastbp.kernels import gather, gemm, shuffle, sparse, step, sums, updates
 from fastbp.kernels.activations import ACTIVATIONS, TURNING_OFF
 from fastbp.kernels.losses import LOSSES
-from fastbp.kernels.step import Layer, Plan, Tile
+from fastbp.kernels.tables import LAYER, PLAN, TILE, table
 from fastbp.kernels.tile import TILE_ROWS, panel_width
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ class Workspace:
 
     Attributes
     ----------
-    plans : int64 ndarray, shape (n_workers, PLAN_SIZE)
-        A `Plan` per worker.
+    plans : ndarray, shape (n_workers,), PLAN
+        One per worker.
     block, super_block : int
         Samples of a task, and of all tasks of a phase.
     n_blocks, n_tiles : int
@@ -144,28 +144,30 @@ class Workspace:
         self._tiles = _tile_table(
             architecture.layout, n_workers, [strip if skips.gradient else 0 for skips in self._skips]
         )
-        self._count = np.arange(strip)
+        self._count = np.arange(strip, dtype=np.int64)
         panel = panel_width(architecture.dtype)
         self._constants = np.repeat(np.array([0, 1], architecture.dtype), panel)
         self._params, self._grads = params, grads  # kept alive
+        leaves = self._leaves(update, shrink, trains, with_loss, sizes["narrow"])
         plans = [
-            Plan(
-                **sizes,
-                **self._leaves(update, shrink, trains, with_loss, sizes["narrow"]),
-                **{name: base + offset for name, offset in offsets.items()},
-                block_gradients=base + block_gradients,
-                partial_gradient=base + partial_gradient,
-                n_tiles=self._tiles.shape[0],
-                layers=self._layers.ctypes.data,
-                tiles=self._tiles.ctypes.data,
-                count=self._count.ctypes.data,
-                zeros=self._constants.ctypes.data,
-                ones=self._constants[panel:].ctypes.data,
-            )
+            {
+                "n_layers": architecture.layout.n_layers,
+                "n_tiles": self._tiles.size,
+                "layers": self._layers.ctypes.data,
+                "tiles": self._tiles.ctypes.data,
+                "sizes": sizes,
+                "leaves": leaves,
+                "scratch": {name: base + offset for name, offset in offsets.items()},
+                "block_gradients": base + block_gradients,
+                "partial_gradient": base + partial_gradient,
+                "count": self._count.ctypes.data,
+                "zeros": self._constants.ctypes.data,
+                "ones": self._constants[panel:].ctypes.data,
+            }
             for offsets in scratch
         ]
-        self.plans = np.array(plans, np.int64)
-        self.n_blocks, self.n_tiles = -(-self.super_block // self.block), self._tiles.shape[0]
+        self.plans = table(PLAN, plans)
+        self.n_blocks, self.n_tiles = -(-self.super_block // self.block), self._tiles.size
         self.n_units = -(-self.super_block // _LOSS_UNIT)
 
     def gaps(self) -> npt.NDArray[np.uint8]:
@@ -173,7 +175,7 @@ class Workspace:
         return self._arena.memory[self._arena.gaps()]
 
     def _sizes(self, n_samples: int, trains: bool, n_workers: int) -> dict[str, int]:
-        """Return the fields of `Plan` that are sizes."""
+        """Return the fields of `SIZES`."""
         layout, dtype = self._architecture.layout, self._architecture.dtype
         panel = panel_width(dtype)
         whole_panels = -(-n_samples // panel) * panel
@@ -182,7 +184,6 @@ class Workspace:
             share = -(-n_samples // (n_workers * _LOSS_UNIT)) * _LOSS_UNIT
             block = min(max(share, block), _WIDE_BLOCK, -(-whole_panels // _LOSS_UNIT) * _LOSS_UNIT)
         return {
-            "n_layers": layout.n_layers,
             "itemsize": dtype.itemsize,
             "panel": panel,
             "block": block,
@@ -214,12 +215,10 @@ class Workspace:
         return kept
 
     def _reserve_derivatives(self, index: int, trains: bool) -> dict[str, int]:
-        """Lay out what else the gradient of a layer needs; return the offsets, named as in `Layer`."""
+        """Lay out what else the gradient of a layer needs; return the offsets, named as in `LAYER`."""
         dtype, (n_in, n_out) = self._architecture.dtype, self._architecture.layout.sizes[index : index + 2]
-        if not trains:
-            return {}
-        if not self._skips[index].gradient:
-            return {"dz": self._arena.reserve(n_out * self.super_block * dtype.itemsize)}
+        if not trains or not self._skips[index].gradient:
+            return {"dz": self._arena.reserve(n_out * self.super_block * dtype.itemsize)} if trains else {}
         panel, n_chunks = panel_width(dtype), -(-self.super_block // _CHUNK)
         n_entries = n_chunks * (n_out * _CHUNK + panel)
         return {
@@ -237,7 +236,7 @@ class Workspace:
         return self._arena.reserve(n_blocks * row * self._architecture.dtype.itemsize)
 
     def _reserve_scratch(self, trains: bool, with_loss: bool) -> dict[str, int]:
-        """Lay out one worker's scratch buffers; return their offsets, named as in `Plan`."""
+        """Lay out one worker's scratch buffers; return their offsets, named as in `SCRATCH`."""
         reserve, dtype, block = self._arena.reserve, self._architecture.dtype, self.block
         widths, itemsize, panel = self._architecture.layout.sizes, dtype.itemsize, panel_width(dtype)
         strip = sparse.strip_width(dtype) if any(map(any, self._skips)) else 0
@@ -283,8 +282,8 @@ class Workspace:
         params: npt.NDArray[Any],
         grads: npt.NDArray[Any] | None,
         with_loss: bool,
-    ) -> npt.NDArray[np.int64]:
-        """Return a row per layer, as `Layer`."""
+    ) -> npt.NDArray[np.void]:
+        """Return a row per layer, as `LAYER`."""
         architecture, rows = self._architecture, []
         layout, itemsize = architecture.layout, architecture.dtype.itemsize
         for index, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
@@ -293,7 +292,9 @@ class Workspace:
             # The loss takes pre-activations, and writes the derivative with respect to them.
             is_fused = with_loss and is_last and name in (LOSSES[architecture.loss].output, "identity")
             h_out, z = kept[index + 1]
-            row = Layer(
+            of_gradient = dict.fromkeys(("dz", "h_rows", "places", "starts", "sums"), 0)
+            of_gradient |= {field: base + offset for field, offset in derivatives[index].items()}
+            record = dict(
                 n_in=n_in,
                 n_out=n_out,
                 w=params.ctypes.data + start,
@@ -305,10 +306,10 @@ class Workspace:
                 backward=0 if is_fused or grads is None else self._address(ACTIVATIONS[name].backward),
                 lists_h=int(self._skips[index].forward),
                 lists_dz=int(self._skips[index].backward),
-                **{field: base + offset for field, offset in derivatives[index].items()},
+                **of_gradient,
             )
-            rows.append(row)
-        return np.array(rows, np.int64)
+            rows.append(record)
+        return table(LAYER, rows)
 
     def _address(self, leaf: Leaf | None) -> int:
         return 0 if leaf is None else leaf.address(self._architecture.dtype)
@@ -316,7 +317,7 @@ class Workspace:
     def _leaves(
         self, update: Leaf | None, shrink: Leaf | None, trains: bool, with_loss: bool, narrow: int
     ) -> dict[str, int]:
-        """Return the fields of `Plan` that are leaves: those that this network needs, as each takes time to compile."""
+        """Return the fields of `LEAVES`: those that this network needs, as each takes time to compile."""
         loss = LOSSES[self._architecture.loss].leaf if with_loss else None
         layout = self._architecture.layout
         is_small, is_wide = _is_small(layout), _is_wide(layout)
@@ -357,7 +358,7 @@ class Workspace:
         return {name: self._address(leaf) for name, leaf in leaves.items()}
 
     def costs(self, n_samples: int) -> tuple[int, int]:
-        """Return rough costs of a block and of a tile of a step, in multiply-adds, for `Schedule`."""
+        """Return rough costs of a block and of a tile of a step, in multiply-adds, for `DEALING`."""
         layout = self._architecture.layout
         in_block, in_super_block = min(self.block, n_samples), min(self.super_block, n_samples)
         block_cost, tiles_cost = _samples_cost(layout, in_block), _ELEMENT_COST * layout.n_params
@@ -451,16 +452,16 @@ def _strip_blocks(n_in: int, strip: int) -> list[tuple[int, int]]:
     return [(start, stop - start) for start, stop in zip(starts, [*starts[1:], n_in + 1], strict=True)]
 
 
-def _tile_table(layout: Layout, n_workers: int, strips: Sequence[int] = ()) -> npt.NDArray[np.int64]:
-    """Cut the parameters into tasks: a row per tile, as `Tile`. The cut changes no result.
+def _tile_table(layout: Layout, n_workers: int, strips: Sequence[int] = ()) -> npt.NDArray[np.void]:
+    """Cut the parameters into tasks: a row per tile, as `TILE`. The cut changes no result.
 
     strips : for each layer, the rows of a task if its gradient wants them so, else 0; all 0 if not given.
     """
     if _is_small(layout):
-        return np.zeros((1, len(Tile._fields)), np.int64)  # one task for all of them
+        return np.zeros(1, TILE)  # one task for all of them
     tiles, strips = [], strips or [0] * layout.n_layers
     for layer, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
         strip = strips[layer]
         blocks = _strip_blocks(n_in, strip) if strip else _row_blocks(n_in + 1, n_out, n_workers)
-        tiles += [Tile(layer, first_row, n_rows) for first_row, n_rows in blocks]
-    return np.array(tiles, np.int64)
+        tiles += [(layer, first_row, n_rows) for first_row, n_rows in blocks]
+    return np.array(tiles, TILE)

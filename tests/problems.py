@@ -3,7 +3,6 @@
 import numpy as np
 
 import fastbp
-from fastbp.kernels import training as kernel
 
 
 def regression(n_samples=60, n_features=3, n_out=1, seed=0):
@@ -35,7 +34,8 @@ def bits(array):
 def state_of(trainer):
     """Return all that a later fit depends on, as bytes."""
     position = trainer._run.position.whole(trainer.n_steps)
-    where, sums = position.cursor[: kernel.N_RECORDS], position.totals[: kernel.CALL_CYCLES]
+    where = np.array([position.cursor[name] for name in ("step", "epoch", "position", "super_blocks_done", "task")])
+    sums = np.array(position.totals.item()[:4])
     return bits(trainer.model.params), bits(trainer._buffers.moments), bits(where), bits(sums)
 
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 import fastbp
 from fastbp import workspace
-from fastbp.kernels import step, training
+from fastbp.kernels import training
 from fastbp.kernels.calls import int64_at
+from fastbp.kernels.tables import cursor_at, dealing_at, plan_at, run_at, source_at
 from fastbp.pacing import Pace
 from problems import bits, classes, regression, rows_of, state_of
 
@@ -111,35 +112,35 @@ def test_fit_with_progress_gives_the_same_bits(name, capsys):
 
 
 @numba.njit(error_model="numpy")
-def _train_in_random_order(plans, source, schedule, run, sync, is_helper, n_wanted):
+def _train_in_random_order(plans, source, dealing, run, sync, is_helper, n_wanted):
     """As `training.train`, but each phase's tasks in random order, each with scratch buffers full of NaN and -1."""
-    plan, source, schedule, run = int64_at(plans), int64_at(source), int64_at(schedule), int64_at(run)
-    cursor = int64_at(run[training.CURSOR])
-    cursor[training.SPENT] = 0
-    while cursor[training.SPENT] < schedule[training.BUDGET] and cursor[training.N_RECORDS] < run[training.RUN_RECORDS]:
-        batch = min(schedule[training.BATCH_SIZE], schedule[training.EPOCH_SIZE] - cursor[training.POSITION])
-        done = cursor[training.SUPER_BLOCKS_DONE] * plan[step.SUPER_BLOCK]
-        n = min(plan[step.SUPER_BLOCK], batch - done)
-        is_last, samples = done + n == batch, cursor[training.PHASE] == training.SAMPLES_PHASE
-        n_tasks = (n + plan[step.BLOCK] - 1) // plan[step.BLOCK] if samples else plan[step.N_TILES]
+    plan, source, dealing, run = plan_at(plans), source_at(source), dealing_at(dealing), run_at(run)
+    cursor, sizes = cursor_at(run.cursor), plan.sizes
+    cursor.spent = 0
+    while cursor.spent < dealing.budget and cursor.n_records < run.n_records:
+        batch = min(dealing.batch_size, dealing.epoch_size - cursor.position)
+        done = cursor.super_blocks_done * sizes.super_block
+        n = min(sizes.super_block, batch - done)
+        is_last, samples = done + n == batch, cursor.phase == training.SAMPLES_PHASE
+        n_tasks = (n + sizes.block - 1) // sizes.block if samples else plan.n_tiles
         for task in np.random.permutation(n_tasks):  # noqa: NPY002 - Numba's
-            _spoil(plan)
+            _spoil(plan.scratch)
             if samples:
-                training._samples_tasks(plan, source, schedule, run, task, task + 1, 1, batch, n)
+                training._samples_tasks(plan, source, dealing, run, task, task + 1, 1, batch, n)
             else:
                 training._parameters_tasks(plan, run, task, task + 1, 1, n, is_last)
-        cursor[training.SPENT] += 1
-        status = training._end_phase(plan, schedule, run, n_tasks, batch, n, is_last, 0)
+        cursor.spent += 1
+        status = training._end_phase(plan, dealing, run, n_tasks, batch, n, is_last, 0)
         if status != training.PAUSED:
             return status
     return training.PAUSED
 
 
 @numba.njit
-def _spoil(plan):
+def _spoil(scratch):
     """Set all bits of a worker's scratch buffers: -1 as an integer, NaN as a float of any width."""
-    memory = int64_at(plan[step.D])
-    for i in range((plan[step.LIST_SUMS] - plan[step.D]) // 8):
+    memory = int64_at(scratch.d)
+    for i in range((scratch.list_sums - scratch.d) // 8):
         memory[i] = -1
 
 

@@ -8,7 +8,6 @@ import pytest
 import fastbp
 from cases import ACTIVATIONS, DTYPES
 from fastbp import driver
-from fastbp.kernels.step import Layer
 from fastbp.workspace import Workspace
 from subnormals import are_subnormal, assert_no_subnormals
 
@@ -38,11 +37,10 @@ def floats_at(address, n, dtype):
 def buffers(workspace):
     """Names and contents of all that holds activations and derivatives; the loss reads the outputs as they come."""
     dtype = workspace._architecture.dtype
-    for index, row in enumerate(workspace._layers):
-        layer = Layer(*row)
-        n_out, n = layer.n_out, workspace.super_block
-        for name in ("z", "h_out", "dz") if layer.forward else ("dz",):
-            yield f"{name} of layer {index}", floats_at(getattr(layer, name), n_out * n, dtype)
+    for index, layer in enumerate(workspace._layers):
+        n_out, n = layer["n_out"], workspace.super_block
+        for name in ("z", "h_out", "dz") if layer["forward"] else ("dz",):
+            yield f"{name} of layer {index}", floats_at(layer[name], n_out * n, dtype)
 
 
 def assert_clean(trainer, workspaces):

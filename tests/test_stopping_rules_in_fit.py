@@ -415,8 +415,8 @@ def test_time_limit_in_mid_update_does_not_hide_what_the_finished_step_says(rate
 
     def seconds_left(loop):
         cursor = loop._position.cursor
-        in_update = cursor[training.PHASE] == training.PARAMETERS_PHASE and cursor[training.TASK] > 0
-        return 0.0 if cursor[training.STEP] == 1 and in_update else 1e9
+        in_update = cursor["phase"] == training.PARAMETERS_PHASE and cursor["task"] > 0
+        return 0.0 if cursor["step"] == 1 and in_update else 1e9
 
     monkeypatch.setattr(Loop, "_seconds_left", seconds_left)
     monkeypatch.setattr(pacing.Crew, "next_call", lambda crew, seconds_left: (1, 1))  # one task a call

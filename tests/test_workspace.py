@@ -261,7 +261,7 @@ def test_tile_table_covers_every_row_once_and_serves_all_workers_alike(sizes):
     layout = fastbp.MLP(sizes, "relu", seed=0)._architecture.layout
     assert layout.n_params > workspace._SMALL_NETWORK
     for n_workers in (1, 2, 3, 8):
-        tiles = [workspace.Tile(*row) for row in workspace._tile_table(layout, n_workers)]
+        tiles = list(workspace._tile_table(layout, n_workers).view(np.recarray))
         for layer, (n_in, n_out) in enumerate(pairwise(sizes)):
             pieces = [tile for tile in tiles if tile.layer == layer]
             rows = [row for piece in pieces for row in range(piece.first_row, piece.first_row + piece.n_rows)]
@@ -274,7 +274,7 @@ def test_tile_table_covers_every_row_once_and_serves_all_workers_alike(sizes):
 @pytest.mark.parametrize("n_in", [192, 193, 287, 288, 289])
 def test_tile_table_of_strips_covers_every_row_once_and_has_the_biases_last(n_in):
     layout = fastbp.MLP((n_in, 97, 3), "relu", seed=0)._architecture.layout
-    tiles = [workspace.Tile(*row) for row in workspace._tile_table(layout, 2, [96, 0])]
+    tiles = list(workspace._tile_table(layout, 2, [96, 0]).view(np.recarray))
     pieces = [tile for tile in tiles if tile.layer == 0]
     rows = [row for piece in pieces for row in range(piece.first_row, piece.first_row + piece.n_rows)]
     assert rows == list(range(n_in + 1))

@@ -1,0 +1,342 @@
+"""The tables that kernels read by name: what Python fills and compiled code sees as records.
+
+A record is a pointer to its bytes, and an attribute of it a load at a constant offset. So a function gets one pointer
+instead of dozens of arguments, which keeps it small and quick to compile; a name that no table has does not compile.
+
+Leaves take records by their addresses; `plan_at` and its like turn these into records. Nothing is checked: whoever
+holds a table keeps the memory behind its addresses alive.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import from_dtype, types
+from numba.extending import intrinsic
+
+from fastbp._jit import inline
+
+ADDRESS, COUNT, VALUE = np.intp, np.int64, np.float64  # a flag is a count: 0 or 1
+
+# The sizes of a network's plan, in elements and samples if nothing else is said.
+SIZES = np.dtype(
+    [
+        ("itemsize", COUNT),  # bytes of an element
+        ("panel", COUNT),  # width of the register tile
+        ("block", COUNT),  # samples of a task
+        ("super_block", COUNT),  # samples that the buffers hold
+        ("loss_unit", COUNT),  # samples whose losses are one sum
+        ("gradient_row", COUNT),  # between the gradients of two blocks, of small networks
+        ("k_block", COUNT),  # cache block of a product: terms of a sum
+        ("m_block", COUNT),  # cache block of a product: rows
+        ("c_block", COUNT),  # cache block of a gradient: columns
+        ("s_block", COUNT),  # cache block of a gradient: samples, which are the terms of its sums
+        ("chunk", COUNT),  # cache block of a product with lists: terms
+        ("strip", COUNT),  # cache block of a product with lists: columns
+        ("pack_above", COUNT),  # weights of a layer above which copies of w may pay
+        ("list_product", COUNT),  # multiply-adds of a product above which they pay for lists
+        ("pack_product", COUNT),  # multiply-adds of a product above which they pay for a dense one
+        ("packed_row", COUNT),  # between two rows of packed w
+        ("narrow", COUNT),  # most outputs of a layer whose gradient is summed over lanes of samples
+        ("few", COUNT),  # most samples whose products run with the lanes over outputs
+    ],
+    align=True,
+)
+
+# The leaves of a network's plan; 0 for those that it does not use.
+LEAVES = np.dtype(
+    [
+        (name, ADDRESS)
+        for name in (
+            # products
+            *("multiply", "pack_rows", "pack_columns", "multiply_row", "multiply_column", "narrow_gradient"),
+            *("list_nonzeros", "multiply_nonzeros", "add_rows", "add_parts", "dense_packed", "dense_of_lists"),
+            # samples in and out, and their losses
+            *("order", "gather", "labels", "scatter", "split", "copy", "loss"),
+            # parameters
+            *("update", "shrink", "flush_rows"),
+            # the stages of a step
+            *("forward_block", "loss_block", "backward_block", "gradient_block", "parameters"),
+        )
+    ],
+    align=True,
+)
+
+# Scratch buffers of one worker.
+SCRATCH = np.dtype(
+    [
+        ("d", ADDRESS),  # derivatives of a block, of the widest layer
+        ("d_other", ADDRESS),  # as d: those of the layer before
+        ("targets", ADDRESS),  # of a block, in panels
+        ("rows", ADDRESS),  # int64 row numbers of a block's samples
+        ("row_addresses", ADDRESS),  # of `gather_rows`
+        ("cast", ADDRESS),  # of `gather_rows`
+        ("packed", ADDRESS),  # a cache block of w
+        ("gradient", ADDRESS),  # a rectangle of it
+        ("partial", ADDRESS),  # sums over a part of the terms (`sums`) that are not in their totals yet
+        ("turned", ADDRESS),  # a strip that a product with lists writes, in panels
+        ("columns", ADDRESS),  # the strip of w that it reads
+        ("list_rows", ADDRESS),  # x of `dense_of_lists`, by samples
+        ("list_values", ADDRESS),  # its lists: what is not zero,
+        ("list_places", ADDRESS),  # where that stood, uint16,
+        ("list_starts", ADDRESS),  # where each sample's list begins, int64,
+        ("list_sums", ADDRESS),  # and one sum per list
+    ],
+    align=True,
+)
+
+# A network made ready for one worker.
+PLAN = np.dtype(
+    [
+        ("n_layers", COUNT),
+        ("n_tiles", COUNT),
+        ("layers", ADDRESS),  # rows of LAYER
+        ("tiles", ADDRESS),  # rows of TILE
+        ("sizes", SIZES),
+        ("leaves", LEAVES),
+        ("scratch", SCRATCH),
+        # Shared by all workers.
+        ("block_gradients", ADDRESS),  # of small networks: the gradients of a super-block's blocks
+        ("partial_gradient", ADDRESS),  # of several super-blocks: sums that are not in the gradient yet, as `partial`
+        ("count", ADDRESS),  # int64 0, 1, ... for a strip
+        ("zeros", ADDRESS),  # a panel of them
+        ("ones", ADDRESS),  # a panel of them
+    ],
+    align=True,
+)
+
+LAYER = np.dtype(
+    [
+        ("n_in", COUNT),
+        ("n_out", COUNT),
+        ("w", ADDRESS),  # weights, with the biases behind them
+        ("dw", ADDRESS),  # their gradient
+        ("h_in", ADDRESS),  # activations of the super-block before the layer
+        ("z", ADDRESS),  # pre-activations; `h_out` itself where the activation needs none
+        ("h_out", ADDRESS),  # activations of the super-block behind the layer
+        ("forward", ADDRESS),  # leaf of the activation, or 0
+        ("backward", ADDRESS),  # leaf of its derivative, or 0
+        ("lists_h", COUNT),  # whether the forward product may list what is not zero of `h_in`
+        ("lists_dz", COUNT),  # whether the backward product may list what is not zero of `dz`
+        # Loss derivative with respect to z, as `scatter_rows` groups it, of narrow layers as `split_features` does; for
+        # a gradient of lists their values, one chunk of samples after the other. 0 without a gradient.
+        ("dz", ADDRESS),
+        # For a gradient of lists, else 0:
+        ("h_rows", ADDRESS),  # `h_in` as `scatter_rows` groups it, the last group as wide as the others
+        ("places", ADDRESS),  # where the values of `dz` stood, uint16
+        ("starts", ADDRESS),  # where each output's list begins, int64
+        ("sums", ADDRESS),  # of each list: the gradient of the bias
+    ],
+    align=True,
+)
+
+# A task of the parameters phase: some rows of one layer's w, of which row n_in is b.
+TILE = np.dtype([("layer", COUNT), ("first_row", COUNT), ("n_rows", COUNT)], align=True)
+
+# The user's data; strides in bytes, dtypes as places in `gather.SOURCE_DTYPES`.
+SOURCE = np.dtype(
+    [
+        ("x", ADDRESS),
+        ("x_row", COUNT),
+        ("x_column", COUNT),
+        ("x_dtype", COUNT),
+        ("y", ADDRESS),
+        ("y_row", COUNT),
+        ("y_column", COUNT),
+        ("y_dtype", COUNT),
+        ("y_is_label", COUNT),  # whether y is one integer class per sample
+        ("n_samples", COUNT),
+    ],
+    align=True,
+)
+
+OPTIMIZER = np.dtype(
+    [
+        ("state", ADDRESS),  # the moments
+        ("state_row", COUNT),  # elements between two of them
+        ("constants", ADDRESS),  # float64
+        ("n_coefficients", COUNT),  # float64 per step; where weights decay, the last one is their factor
+        ("decay_biases", COUNT),  # whether biases decay too
+    ],
+    align=True,
+)
+
+# How the samples are dealt out to steps and epochs, and where a call ends.
+DEALING = np.dtype(
+    [
+        ("batch_size", COUNT),  # samples of a step
+        ("epoch_size", COUNT),  # samples of an epoch: fewer than the data's where the rest is dropped
+        ("shuffle", COUNT),
+        ("seed", COUNT),  # key of the order
+        ("last_step", COUNT),  # return when these counts are reached
+        ("last_epoch", COUNT),
+        ("budget", COUNT),  # cost that one call may spend
+        ("block_cost", COUNT),  # of a task of the samples phase
+        ("tile_cost", COUNT),  # of a task of the parameters phase
+    ],
+    align=True,
+)
+
+# Where a run stands. A step is cut into the tasks of two phases for each super-block.
+CURSOR = np.dtype(
+    [
+        ("step", COUNT),
+        ("epoch", COUNT),
+        ("position", COUNT),  # samples of the epoch that steps have seen
+        ("super_blocks_done", COUNT),  # of the step
+        ("phase", COUNT),
+        ("task", COUNT),  # of the phase: the next one
+        ("n_records", COUNT),  # epochs recorded
+        ("stop_rule", COUNT),  # the one that was fulfilled
+        ("spent", COUNT),  # cost of the last call
+        # 1 from before the first parameter of a step may change until all that counts the step is written: a child
+        # that is forked in between has parameters of no whole step.
+        ("updating", COUNT),
+    ],
+    align=True,
+)
+
+# Over some samples: losses, and outputs that are right.
+LOSS_SUMS = np.dtype([("loss", VALUE), ("right", VALUE)], align=True)
+
+# Sums over the samples of the present epoch, and of the present step.
+TOTALS = np.dtype(
+    [
+        ("epoch_loss", VALUE),
+        ("epoch_right", VALUE),
+        ("step_loss", VALUE),
+        ("step_right", VALUE),
+        ("call_cycles", VALUE),  # of the last call
+    ],
+    align=True,
+)
+
+# A finished epoch.
+RECORD = np.dtype(
+    [
+        ("loss", VALUE),
+        ("right", VALUE),
+        ("step", VALUE),  # steps so far
+        ("cycles", VALUE),  # since the call began
+    ],
+    align=True,
+)
+
+# A stop rule that needs the training loss only.
+RULE = np.dtype(
+    [("kind", VALUE), ("value", VALUE), ("patience", VALUE), ("best", VALUE), ("waited", VALUE)], align=True
+)
+
+# What a call of `train` reads and writes.
+RUN = np.dtype(
+    [
+        # Of each worker its own: all come to the same decisions.
+        ("cursor", ADDRESS),  # CURSOR, updated
+        ("totals", ADDRESS),  # TOTALS, updated
+        ("records", ADDRESS),  # rows of RECORD, one written per finished epoch
+        ("rules", ADDRESS),  # rows of RULE, updated
+        # Scratch that all workers share.
+        ("unit_sums", ADDRESS),  # rows of LOSS_SUMS, one per loss unit of a super-block
+        ("label_flags", ADDRESS),  # int64 per block: how many labels are out of range
+        ("update_flags", ADDRESS),  # int64 per tile: how many updates left a parameter not finite
+        # Read.
+        ("optimizer", ADDRESS),  # OPTIMIZER
+        ("coefficients", ADDRESS),  # float64, (n_steps, n_coefficients) for the steps from `first_step` on
+        ("n_records", COUNT),  # rows of `records`
+        ("n_rules", COUNT),
+        ("first_step", COUNT),
+    ],
+    align=True,
+)
+
+
+def table(dtype: np.dtype[Any], rows: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.void]:
+    """Return records of `dtype`, one for each of the rows. A row has every field and no other; nested ones are rows.
+
+    Examples
+    --------
+    >>> table(TILE, [{"layer": 1, "first_row": 0, "n_rows": 5}])["n_rows"]
+    array([5])
+    """
+    # Not by np.array: where a signal's handler raises, NumPy may take that for a sign that the rows are no records.
+    records = np.zeros(len(rows), dtype)
+    for index, values in enumerate(rows):
+        records[index] = _values_in_order(dtype, values)
+    return records
+
+
+def _values_in_order(dtype: np.dtype[Any], values: Mapping[str, Any]) -> tuple[Any, ...]:
+    names = dtype.names or ()
+    if set(values) != set(names):
+        raise TypeError(f"fields {sorted(set(values) ^ set(names))} are missing, or there are no such")
+    ordered = []
+    for name in names:
+        ordered.append(_values_in_order(dtype[name], values[name]) if dtype[name].names else values[name])
+    return tuple(ordered)
+
+
+def record_at(dtype):
+    """An intrinsic that reads an address as a record of `dtype`."""
+    record = from_dtype(dtype)
+
+    @intrinsic
+    def at(typingctx, address):
+        """The record at an address."""
+
+        def codegen(context, builder, sig, args):
+            return builder.inttoptr(args[0], context.get_value_type(record))
+
+        return record(types.intp), codegen
+
+    return at
+
+
+plan_at, layer_at, tile_at, source_at = record_at(PLAN), record_at(LAYER), record_at(TILE), record_at(SOURCE)
+optimizer_at, dealing_at, run_at = record_at(OPTIMIZER), record_at(DEALING), record_at(RUN)
+cursor_at, totals_at, loss_sums_at = record_at(CURSOR), record_at(TOTALS), record_at(LOSS_SUMS)
+epoch_record_at, rule_at = record_at(RECORD), record_at(RULE)
+
+_LAYER_BYTES, _TILE_BYTES = LAYER.itemsize, TILE.itemsize
+_RECORD_BYTES, _RULE_BYTES, _PLAN_BYTES, LOSS_SUMS_BYTES = (
+    RECORD.itemsize,
+    RULE.itemsize,
+    PLAN.itemsize,
+    LOSS_SUMS.itemsize,
+)
+
+
+@inline
+def layer_of(plan, index):
+    """The record of a layer."""
+    return layer_at(plan.layers + index * _LAYER_BYTES)
+
+
+@inline
+def tile_of(plan, index):
+    """The record of a tile."""
+    return tile_at(plan.tiles + index * _TILE_BYTES)
+
+
+@inline
+def plan_of(plans, worker):
+    """The plan of a worker."""
+    return plan_at(plans + worker * _PLAN_BYTES)
+
+
+@inline
+def loss_sums_of(sums, unit):
+    """The sums of a unit of samples in the table at the address `sums`."""
+    return loss_sums_at(sums + unit * LOSS_SUMS_BYTES)
+
+
+@inline
+def epoch_record_of(run, index):
+    """The record of a finished epoch."""
+    return epoch_record_at(run.records + index * _RECORD_BYTES)
+
+
+@inline
+def rule_of(run, index):
+    """The state of a stop rule."""
+    return rule_at(run.rules + index * _RULE_BYTES)
