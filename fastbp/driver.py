@@ -17,15 +17,16 @@ from fastbp.kernels import updates
 from fastbp.kernels.tables import DEALING, LOSS_SUMS, OPTIMIZER, RECORD, RULE, RUN, table
 from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from fastbp.pacing import Crew
+from fastbp.plan import Plan, step_cost
 from fastbp.sources import NO_DATA
 from fastbp.state import NO_LIMIT, Buffers, Position
 from fastbp.workers import run_team
-from fastbp.workspace import Workspace, step_cost
+from fastbp.workspace import Workspace
 
 if TYPE_CHECKING:
     from fastbp._jit import Leaf
+    from fastbp.plan import Architecture
     from fastbp.sources import Data
-    from fastbp.workspace import Architecture
 
 __all__ = [
     "Driver",
@@ -118,25 +119,26 @@ class Driver:
         batch_size: int,
         n_workers: int = 1,
     ) -> None:
-        self._workspace = Workspace(
+        plan = Plan(
             architecture,
-            buffers.params,
             batch_size,
-            grads=buffers.grads,
+            trains=True,
+            with_loss=True,
             update=None if rule is None else rule.update,
             shrink=None if rule is None else rule.shrink,
             n_workers=n_workers,
         )
+        self._workspace = Workspace(plan, buffers.params, buffers.grads)
         self._buffers, self._rule, self._position, self.data = buffers, rule, position, data
         self.batch_size, self._process = batch_size, os.getpid()
         self._step_cost = step_cost(architecture, batch_size)
-        self._crew = Crew(min(n_workers, max(self._workspace.n_blocks, self._workspace.n_tiles)))
-        self._unit_sums = np.zeros(self._workspace.n_units, LOSS_SUMS)
-        self._label_flags = np.zeros(self._workspace.n_blocks, np.int64)
-        self._update_flags = np.zeros(self._workspace.n_tiles, np.int64)
+        self._crew = Crew(min(n_workers, max(plan.n_blocks, plan.n_tasks)))
+        self._unit_sums = np.zeros(plan.n_units, LOSS_SUMS)
+        self._label_flags = np.zeros(plan.n_blocks, np.int64)
+        self._update_flags = np.zeros(plan.n_tasks, np.int64)
         self.dealing = np.zeros((), DEALING)
         self.dealing[["batch_size", "epoch_size", "last_epoch"]] = batch_size, batch_size, NO_LIMIT
-        self.dealing[["block_cost", "tile_cost"]] = self._workspace.costs(batch_size)
+        self.dealing[["block_cost", "task_cost"]] = plan.costs(batch_size)
         self.records = np.zeros(1, RECORD)
         self.rules = np.zeros(0, RULE)
         self._start = self._stop = 0.0  # of the last call, by time.perf_counter
@@ -175,7 +177,7 @@ class Driver:
 
         Returns the kernel's status, `kernel.PAUSED` if there was nothing to finish. May begin anew at any place.
         """
-        cursor, super_block = self._position.cursor, self._workspace.super_block
+        cursor, super_block = self._position.cursor, self._workspace.plan.super_block
         batch = min(self.batch_size, int(self.dealing["epoch_size"] - cursor["position"]))
         is_last = (int(cursor["super_blocks_done"]) + 1) * super_block >= batch
         step, status = self._position.n_steps, kernel.PAUSED

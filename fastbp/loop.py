@@ -17,11 +17,11 @@ from fastbp.driver import Driver
 from fastbp.history import metric_value
 from fastbp.kernels import training as kernel
 from fastbp.kernels.tables import RECORD
+from fastbp.plan import step_cost
 from fastbp.progress import Progress
 from fastbp.state import NO_LIMIT
 from fastbp.stopping import StopRule, TimeLimit
 from fastbp.workers import workers_for
-from fastbp.workspace import step_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -23,8 +23,9 @@ from fastbp.layout import Layout, Views
 from fastbp.names import folded, name_of
 from fastbp.optimizers import Adam, Optimizer
 from fastbp.pacing import ranges
+from fastbp.plan import Architecture, Plan
 from fastbp.turn import Turn
-from fastbp.workspace import Architecture, Workspace
+from fastbp.workspace import Workspace
 
 if TYPE_CHECKING:
     from fastbp.history import History
@@ -280,7 +281,7 @@ class MLP:
             result = np.empty((x.shape[0], self._architecture.layout.sizes[-1]), self._architecture.dtype)
         workspace = self._workspace(with_loss=False)
         plan, source = workspace.plans.ctypes.data, sources.source_of(x)
-        block, cost = workspace.block, workspace.costs(x.shape[0])[0]
+        block, cost = workspace.plan.block, workspace.plan.costs(x.shape[0])[0]
         for first, last in ranges(x.shape[0], block, cost):
             training.predict(plan, source.ctypes.data, first, last, result.ctypes.data)
         return result
@@ -364,8 +365,8 @@ class MLP:
         n_samples = data.x.shape[0]
         workspace = self._workspace(with_loss=True)
         plan, source = workspace.plans.ctypes.data, data.source()
-        sums, n_outside = np.zeros(1 + workspace.n_units, LOSS_SUMS), 0
-        block, cost = workspace.block, workspace.costs(n_samples)[0]
+        sums, n_outside = np.zeros(1 + workspace.plan.n_units, LOSS_SUMS), 0
+        block, cost = workspace.plan.block, workspace.plan.costs(n_samples)[0]
         for first, last in ranges(n_samples, block, cost):
             n_outside += training.evaluate(plan, source.ctypes.data, first, last, sums.ctypes.data)
         if n_outside:
@@ -394,7 +395,8 @@ class MLP:
         kept: dict[str, Workspace] = self._of_thread.__dict__
         key = "evaluation" if with_loss else "prediction"
         if key not in kept:
-            kept[key] = Workspace(self._architecture, self._params, _WHOLE_BLOCK, with_loss=with_loss)
+            plan = Plan(self._architecture, _WHOLE_BLOCK, trains=False, with_loss=with_loss)
+            kept[key] = Workspace(plan, self._params)
         return kept[key]
 
     def _decisions_per_sample(self) -> float:

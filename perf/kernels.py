@@ -24,11 +24,15 @@ from numba import types
 import peak
 import timing
 from fastbp._jit import leaf
-from fastbp.kernels import gather, gemm, losses, shuffle, sparse, sums, updates
+from fastbp.kernels import gather, losses, shuffle, sums, transpose, updates
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.calls import call
+from fastbp.kernels.panels import panel_width
+from fastbp.kernels.products import dense, gradient
+from fastbp.kernels.products.lists import list_nonzeros, multiply_nonzeros, strip_width
+from fastbp.kernels.products.packed import pack_columns, pack_rows
+from fastbp.kernels.products.tile import TILE_ROWS
 from fastbp.kernels.simd import fma, lanes_of, load, store
-from fastbp.kernels.tile import TILE_ROWS, panel_width
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,7 +153,7 @@ def products(dtype: str) -> Iterator[Case]:
     def product(name: str, rows: int, width: int, a_row: int, a_k: int) -> Case:
         arguments = (rows, width, w, TILE_ROWS * a_row, a_row, a_k, 0, 0, panels, width, c, width, bias, 1, 1, n_k, 1)
         n_fma = rows * width * n_k
-        return Case(name, gemm.multiply_panel, arguments, n_fma, size * (rows * n_k + width * (n_k + rows)), n_fma)
+        return Case(name, dense.multiply_panel, arguments, n_fma, size * (rows * n_k + width * (n_k + rows)), n_fma)
 
     yield product("multiply_panel, w by columns", n_m, panel, 1, n_m)
     yield product("multiply_panel, w by rows", n_m, panel, n_k, 1)
@@ -159,18 +163,20 @@ def products(dtype: str) -> Iterator[Case]:
     n_in = n_out = 64
     w, h, z, b = (aligned(n, dtype=dtype) for n in (n_in * n_out, n_in, n_out, n_out))
     n_bytes = size * (n_in * n_out + n_in + n_out)
-    yield Case("multiply_row", gemm.multiply_row, (h, w, b, 1, z, n_in, n_out), n_in * n_out, n_bytes, n_in * n_out)
-    yield Case("multiply_column", gemm.multiply_column, (w, h, z, n_in, n_out), n_in * n_out, n_bytes, n_in * n_out)
+    yield Case("multiply_row", dense.multiply_row, (h, w, b, 1, z, n_in, n_out), n_in * n_out, n_bytes, n_in * n_out)
+    yield Case("multiply_column", dense.multiply_column, (w, h, z, n_in, n_out), n_in * n_out, n_bytes, n_in * n_out)
     n_in, n = 16, 4 * panel
     h, d, g = aligned(n_in * n, dtype=dtype), aligned(n, dtype=dtype), aligned(n_in, dtype=dtype)
     n_bytes = size * (n_in + 1) * n
-    yield Case("narrow_gradient", gemm.narrow_gradient, (h, n_in, 0, n_in, d, n, g, 1, 0), n_in * n, n_bytes, n_in * n)
+    yield Case(
+        "narrow_gradient", gradient.narrow_gradient, (h, n_in, 0, n_in, d, n, g, 1, 0), n_in * n, n_bytes, n_in * n
+    )
 
 
 def lists(dtype: str) -> Iterator[Case]:
     """Yield the gradient behind a ReLU: the lists of what is not zero, half of it, and the product with them."""
     panel, size = panel_width(dtype), np.dtype(dtype).itemsize
-    n, n_features, n_inputs = 64, 16, sparse.strip_width(dtype)
+    n, n_features, n_inputs = 64, 16, strip_width(dtype)
     d = aligned(n * n_features, dtype=dtype)
     d[d < 0] = 0
     n_nonzero = np.count_nonzero(d)
@@ -178,13 +184,13 @@ def lists(dtype: str) -> Iterator[Case]:
     starts, sums = aligned(n_features + 1, dtype=np.int64, values=0), aligned(n_features, dtype=dtype)
     arguments = d, n_features, n, values, places, starts, sums
     n_bytes = size * d.size + (size + 2) * n_nonzero
-    yield Case("list_nonzeros of 64 samples", sparse.list_nonzeros, arguments, d.size, n_bytes)
-    call_once(sparse.list_nonzeros, dtype, arguments)
+    yield Case("list_nonzeros of 64 samples", list_nonzeros, arguments, d.size, n_bytes)
+    call_once(list_nonzeros, dtype, arguments)
     h, c = aligned(n * n_inputs, dtype=dtype), aligned(n_features * n_inputs, dtype=dtype)
     group = panel * n_features
     arguments = values, places, starts, n_features, h, panel * n, c, group, c, panel, group, n_inputs
     n_fma = n_nonzero * n_inputs
-    yield Case("multiply_nonzeros", sparse.multiply_nonzeros, arguments, n_fma, size * (n_fma + 2 * c.size), n_fma)
+    yield Case("multiply_nonzeros", multiply_nonzeros, arguments, n_fma, size * (n_fma + 2 * c.size), n_fma)
 
 
 def movements(dtype: str) -> Iterator[Case]:
@@ -204,17 +210,17 @@ def movements(dtype: str) -> Iterator[Case]:
     arguments = (labels, 8, gather.SOURCE_DTYPES.index("int64"), rows, n, n_classes, panels)
     yield Case("gather_labels of 10 classes", gather.gather_labels, arguments, n * n_classes, size * n * n_classes)
     arguments = (panels, n_features, n, out, 0, panel * n, panel, n_features % panel)
-    yield Case("scatter_rows", gather.scatter_rows, arguments, panels.size, 2 * size * panels.size)
-    yield Case("split_features", gather.split_features, (panels, 4, n, out, n), 4 * n, 2 * size * 4 * n)
+    yield Case("panels_to_rows", transpose.panels_to_rows, arguments, panels.size, 2 * size * panels.size)
+    yield Case("panels_to_features", transpose.panels_to_features, (panels, 4, n, out, n), 4 * n, 2 * size * 4 * n)
     yield Case("copy", gather.copy, (panels, out, panels.size), panels.size, 2 * size * panels.size)
     arguments = (panels, n_features, n, n_features, out, n_features)
-    yield Case("pack_rows", gemm.pack_rows, arguments, panels.size, 2 * size * panels.size)
+    yield Case("pack_rows", pack_rows, arguments, panels.size, 2 * size * panels.size)
     packed_tile = n * TILE_ROWS + panel
     packed = aligned(-(-n_features // TILE_ROWS) * packed_tile, dtype=dtype)
     arguments = panels, n_features, n, n_features, packed, packed_tile
-    yield Case("pack_columns", gemm.pack_columns, arguments, panels.size, 2 * size * panels.size)
+    yield Case("pack_columns", pack_columns, arguments, panels.size, 2 * size * panels.size)
     arguments = out, n_features, n, panels, n_features, 1
-    yield Case("add_rows", gemm.add_rows, arguments, n * n_features, size * n * n_features)
+    yield Case("add_rows", gradient.add_rows, arguments, n * n_features, size * n * n_features)
     arguments = out, panels, panels.size, 1, panels.size
     yield Case("add_parts", sums.add_parts, arguments, panels.size, 4 * size * panels.size)
     yield Case("sample_order, shuffled", shuffle.sample_order, (rows, 0, n, 60_000, 1, 7, 3), n, 8 * n)

@@ -20,10 +20,11 @@ import numpy as np
 import kernels
 import peak
 import timing
-from fastbp import workspace
-from fastbp.kernels import gather, gemm, losses, shuffle, updates
+from fastbp import plan
+from fastbp.kernels import gather, losses, shuffle, transpose, updates
 from fastbp.kernels.activations import ACTIVATIONS
-from fastbp.kernels.tile import panel_width
+from fastbp.kernels.panels import panel_width
+from fastbp.kernels.products import gradient
 from kernels import Case, aligned
 from rivals.fastbp_rival import Rival
 from shapes import SHAPES, Shape
@@ -61,14 +62,14 @@ def leaves(shape: Shape, dtype: str, n: int) -> Iterator[tuple[str, int, Case]]:
     for width in widths[:-1]:
         yield "activation", 1, Case("", hidden.forward, (a, width, n), n, 0, restores=a)
         yield "activation", 1, Case("", hidden.backward, (d, b, a, n * width), n, 0, restores=d)
-    unit, sums = min(n, workspace._LOSS_UNIT), aligned(2, dtype=np.float64)
+    unit, sums = min(n, plan.LOSS_UNIT), aligned(2, dtype=np.float64)
     yield "loss", n // unit, Case("", losses.LOSSES[shape.loss].leaf, (b, c, d, n_out, unit, 0.01, sums), n, 0)
     for width in widths:
-        if width <= workspace._NARROW:
-            yield "regrouping", 1, Case("", gather.split_features, (a, width, n, b, n), n, 0)
+        if width <= plan.NARROW:
+            yield "regrouping", 1, Case("", transpose.panels_to_features, (a, width, n, b, n), n, 0)
         else:
             arguments = (a, width, n, b, 0, panel * n, panel, width % panel)
-            yield "regrouping", 1, Case("", gather.scatter_rows, arguments, n, 0)
+            yield "regrouping", 1, Case("", transpose.panels_to_rows, arguments, n, 0)
 
 
 def update(shape: Shape, dtype: str, n_blocks: int) -> Iterator[tuple[str, int, Case]]:
@@ -78,7 +79,7 @@ def update(shape: Shape, dtype: str, n_blocks: int) -> Iterator[tuple[str, int, 
     constants, rates = aligned(8, dtype=np.float64, values=0.9), aligned(8, dtype=np.float64, values=1e-3)
     if n_blocks > 1:
         blocks = aligned(n * (n_blocks - 1), dtype=dtype)
-        yield "update", 1, Case("", gemm.add_rows, (blocks, n, n_blocks - 1, grads, n, 1), n, 0, restores=grads)
+        yield "update", 1, Case("", gradient.add_rows, (blocks, n, n_blocks - 1, grads, n, 1), n, 0, restores=grads)
     arguments = (params, grads, state, n, 1, n, n, n, constants, rates)
     yield "update", 1, Case("", updates.adam, arguments, n, 0)
 
@@ -103,7 +104,7 @@ def jax_seconds(shape: Shape, dtype: str) -> float | None:
 
 def report(shape: Shape, dtype: str, rounds: int) -> None:
     """Print the parts, their sum, and what the step takes."""
-    n = min(shape.batch_size, workspace._SMALL_BLOCK)
+    n = min(shape.batch_size, plan.SMALL_BLOCK)
     n_blocks = -(-shape.batch_size // n)
     parts = {"products": shape.flops / (max(peak.measure(dtype) for _ in range(rounds)) * 1e9)}
     for name, count, case in leaves(shape, dtype, n):

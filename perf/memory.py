@@ -21,6 +21,7 @@ import numpy as np
 
 import fastbp
 from fastbp.kernels import updates
+from fastbp.plan import Plan
 from fastbp.workspace import Workspace
 
 MEGABYTE = 1e6
@@ -64,15 +65,8 @@ def make_data(sizes: tuple[int, ...], n_samples: int) -> tuple[Any, Any]:
 def workspace_bytes(sizes: tuple[int, ...], batch_size: int, n_workers: int) -> int:
     """Return the size of all buffers of a fit with Adam."""
     model = make_model(sizes)
-    workspace = Workspace(
-        model._architecture,
-        model.params,
-        batch_size,
-        grads=np.empty_like(model.params),
-        update=updates.adam,
-        n_workers=n_workers,
-    )
-    return int(workspace._arena.memory.nbytes)
+    plan = Plan(model._architecture, batch_size, trains=True, with_loss=True, update=updates.adam, n_workers=n_workers)
+    return int(Workspace(plan, model.params, np.empty_like(model.params))._arena.memory.nbytes)
 
 
 def resident(field: str) -> int:

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 import timing
-from fastbp.kernels import gemm
 from fastbp.kernels.activations import ACTIVATIONS
-from fastbp.kernels.tile import TILE_ROWS, panel_width
+from fastbp.kernels.panels import panel_width
+from fastbp.kernels.products import dense, packed
+from fastbp.kernels.products.tile import TILE_ROWS
 from kernels import N, aligned, call_once, plain, repeat, repeat_after
 
 LIMIT = 1.5
@@ -61,7 +62,7 @@ def forward_seconds(name: str, dtype: str, rounds: int) -> dict[str, float]:
             content.reshape(-1, n_features, panel_width(dtype))[:, 0] = 0.0
         fills[f"z = {z:g}"] = (content,)
     z, h = (aligned(N, dtype=dtype) for _ in range(2))
-    leaf, copy = ACTIVATIONS[name].forward.address(dtype), gemm.pack_rows.address(dtype)
+    leaf, copy = ACTIVATIONS[name].forward.address(dtype), packed.pack_rows.address(dtype)
     arguments, restore = plain((h, n_features, N // n_features)), plain((z, N, 1, N, h, N))
     return fastest(fills, (z,), lambda n: repeat_after(n, leaf, arguments, copy, restore), rounds)
 
@@ -78,7 +79,7 @@ def backward_seconds(name: str, dtype: str, rounds: int) -> dict[str, float]:
             fills[f"z = {z:g}, d = {d:g}"] = (np.full(N, z if abs(z) > KEPT[dtype] else 0.0, dtype), h.copy(),
                                               np.full(N, d, dtype))  # fmt: skip
     z, d, original = (aligned(N, dtype=dtype) for _ in range(3))
-    leaf, copy = activation.backward.address(dtype), gemm.pack_rows.address(dtype)
+    leaf, copy = activation.backward.address(dtype), packed.pack_rows.address(dtype)
     arguments, restore = plain((d, z, h, N)), plain((original, N, 1, N, d, N))
     return fastest(fills, (z, h, original), lambda n: repeat_after(n, leaf, arguments, copy, restore), rounds)
 
@@ -116,7 +117,7 @@ def product_seconds(dtype: str, rounds: int) -> dict[str, float]:
     ):
         fills[what] = (w.astype(float) * w_scale, h.astype(float) * h_scale, np.full(n_m, bias_value))
     arguments = plain((n_m, panel, w, TILE_ROWS, 1, n_m, 0, 0, h, panel, c, panel, bias, 1, 1, n_k, 1))
-    leaf = gemm.multiply_panel.address(dtype)
+    leaf = dense.multiply_panel.address(dtype)
     return fastest(fills, (w, h, bias), lambda n: repeat(n, leaf, arguments), rounds)
 
 

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 from numba import types
 
-from fastbp.kernels.tile import panel_width
+from fastbp.kernels.panels import panel_width
 
 _RETURNED_NONE = -2  # the status of a function that returns None
 

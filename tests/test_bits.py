@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastbp
-from fastbp import workspace
+from fastbp import plan
 from fastbp.kernels import training
 from fastbp.kernels.calls import int64_at
 from fastbp.kernels.tables import cursor_at, dealing_at, plan_at, run_at, source_at
 from fastbp.pacing import Pace
 from problems import bits, classes, regression, rows_of, state_of
+from ways import lists_anything
 
 
 class Case:
@@ -86,9 +87,9 @@ def test_skipping_zeros_changes_no_bit(dtype, bias, sizes, monkeypatch):
     for biases in model.biases[:-1]:
         biases[:] = bias
     outputs, (loss, grad) = model.predict(x), model.loss_and_grad(x, y)
-    dense = workspace._Skips(forward=False, backward=False, gradient=False)
-    assert workspace._products_that_skip(model._architecture, n, True) != [dense] * 4
-    monkeypatch.setattr(workspace, "_products_that_skip", lambda *_: [dense] * 4)
+    assert lists_anything(model, n)
+    monkeypatch.setattr(plan, "TURNING_OFF", frozenset())
+    assert not lists_anything(model, n)
     twin = fastbp.MLP(sizes, "relu", "softmax", init=model.params, dtype=dtype)
     assert bits(twin.predict(x)) == bits(outputs)
     expected_loss, expected_grad = twin.loss_and_grad(x, y)
@@ -122,13 +123,13 @@ def _train_in_random_order(plans, source, dealing, run, sync, is_helper, n_wante
         done = cursor.super_blocks_done * sizes.super_block
         n = min(sizes.super_block, batch - done)
         is_last, samples = done + n == batch, cursor.phase == training.SAMPLES_PHASE
-        n_tasks = (n + sizes.block - 1) // sizes.block if samples else plan.n_tiles
+        n_tasks = (n + sizes.block - 1) // sizes.block if samples else plan.n_tasks
         for task in np.random.permutation(n_tasks):  # noqa: NPY002 - Numba's
             _spoil(plan.scratch)
             if samples:
                 training._samples_tasks(plan, source, dealing, run, task, task + 1, 1, batch, n)
             else:
-                training._parameters_tasks(plan, run, task, task + 1, 1, n, is_last)
+                training._parameters_tasks(plan, run, task, task + 1, 1, batch, n, is_last)
         cursor.spent += 1
         status = training._end_phase(plan, dealing, run, n_tasks, batch, n, is_last, 0)
         if status != training.PAUSED:
@@ -140,7 +141,7 @@ def _train_in_random_order(plans, source, dealing, run, sync, is_helper, n_wante
 def _spoil(scratch):
     """Set all bits of a worker's scratch buffers: -1 as an integer, NaN as a float of any width."""
     memory = int64_at(scratch.d)
-    for i in range((scratch.list_sums - scratch.d) // 8):
+    for i in range((scratch.x_sums - scratch.d) // 8):
         memory[i] = -1
 
 

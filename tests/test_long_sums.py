@@ -12,7 +12,8 @@ import pytest
 import fastbp
 import reference
 from cases import PAIRS
-from fastbp import workspace
+from fastbp import plan
+from ways import backward_way, forward_way, gradient_way, prediction_plan, training_plan
 
 MILLION = 1 << 20
 RTOL = 1e-5
@@ -52,6 +53,7 @@ def test_predict_of_a_million_inputs_is_right(path):
     rng = np.random.default_rng(0)
     x, w = positive(rng, n_samples, 1), positive(rng, 1, n_out)
     model = fastbp.MLP([n_in, n_out], init=params_of((n_in, n_out), [w], 0.5))
+    assert forward_way(prediction_plan(model, n_samples).ways[0], n_samples) == path
     expected = n_in * x.astype(float) @ w.astype(float) + 0.5
     np.testing.assert_allclose(model.predict(np.broadcast_to(x, (n_samples, n_in))), expected, rtol=RTOL)
 
@@ -63,7 +65,7 @@ def test_predict_of_many_units_that_are_half_of_them_off_is_right():
     signs = np.where(np.arange(n_hidden) % 2 == 0, 1, -1)
     sizes = (1, n_hidden, n_out)
     model = fastbp.MLP(sizes, "relu", init=params_of(sizes, [signs, w], 0))
-    assert workspace._products_that_skip(model._architecture, n_samples, False)[1].forward
+    assert forward_way(prediction_plan(model, n_samples).ways[1], n_samples) == "lists"
     np.testing.assert_allclose(model.predict(x), n_hidden / 2 * x.astype(float) @ w.astype(float), rtol=RTOL)
 
 
@@ -84,7 +86,7 @@ def test_gradient_behind_many_outputs_is_right(path):
     signs, output = ([1, -1], "relu") if path == "lists" else ([1, 1], "identity")
     sizes, few = (1, n_hidden, n_out), (1, n_hidden, 2)
     model = fastbp.MLP(sizes, "relu", output, init=params_of(sizes, [0.7, w * np.tile(signs, n_out // 2)], 0.25))
-    assert workspace._products_that_skip(model._architecture, n_samples, True)[1].backward == (path == "lists")
+    assert backward_way(training_plan(model, n_samples).ways[1], n_samples, n_samples) == path
     y = np.float32(-1)
     loss, grad = model.loss_and_grad(x, np.broadcast_to(y, (n_samples, n_out)))
     params = params_of(few, [0.7, w * np.array(signs)], 0.25).astype(float)
@@ -114,12 +116,14 @@ GRADIENTS = {
 def test_gradient_of_a_million_samples_is_right(path, is_random, monkeypatch):
     sizes, activation, is_small = GRADIENTS[path]
     if not is_small:
-        monkeypatch.setattr(workspace, "_SMALL_NETWORK", 0)
+        monkeypatch.setattr(plan, "SMALL_NETWORK", 0)
     rng = np.random.default_rng(3)
     n = MILLION if is_random else 1
     x, y = positive(rng, n, 2), -1 - positive(rng, n, sizes[-1])
     params = rng.uniform(0.1, 0.3, reference.n_params(sizes)).astype(np.float32)
     model = fastbp.MLP(sizes, activation, init=params)
+    assert training_plan(model, MILLION).is_small == is_small
+    assert is_small or gradient_way(training_plan(model, MILLION).ways[-1], MILLION) == path
     loss, grad = model.loss_and_grad(alike(x, MILLION), alike(y, MILLION)) if n == 1 else model.loss_and_grad(x, y)
     pieces = [
         reference.loss_and_grad(sizes, activation, "identity", "mse", params.astype(float), *piece)
@@ -132,14 +136,14 @@ def test_gradient_of_a_million_samples_is_right(path, is_random, monkeypatch):
 
 @pytest.mark.parametrize("n_off", [0, 30])
 def test_gradient_of_many_samples_behind_a_relu_is_right(n_off, monkeypatch):
-    monkeypatch.setattr(workspace, "_SMALL_NETWORK", 0)
+    monkeypatch.setattr(plan, "SMALL_NETWORK", 0)
     n, sizes = MILLION // 8, (2, 193, 40, 1)
     rng = np.random.default_rng(4)
     x, y = positive(rng, 1, 2), -positive(rng, 1, 1)
     params = rng.uniform(0.1, 0.3, reference.n_params(sizes)).astype(np.float32)
     reference.unpack(sizes, params)[1][0][:, :n_off] *= -1
     model = fastbp.MLP(sizes, "relu", init=params)
-    assert workspace._products_that_skip(model._architecture, n, True)[1].gradient
+    assert gradient_way(training_plan(model, n).ways[1], n) == "lists"
     loss, grad = model.loss_and_grad(alike(x, n), alike(y, n))
     arrays = (array.astype(float) for array in (params, x, y))
     expected_loss, expected_grad = reference.loss_and_grad(sizes, "relu", "identity", "mse", *arrays)

@@ -36,10 +36,11 @@ def floats_at(address, n, dtype):
 
 def buffers(workspace):
     """Names and contents of all that holds activations and derivatives; the loss reads the outputs as they come."""
-    dtype = workspace._architecture.dtype
+    dtype = workspace.plan.architecture.dtype
     for index, layer in enumerate(workspace._layers):
-        n_out, n = layer["n_out"], workspace.super_block
-        for name in ("z", "h_out", "dz") if layer["forward"] else ("dz",):
+        n_out, n = layer["n_out"], workspace.plan.super_block
+        yield f"dz of layer {index}", floats_at(layer["gradient"]["dz"], n_out * n, dtype)
+        for name in ("z", "h_out") if layer["activation"] else ():
             yield f"{name} of layer {index}", floats_at(layer[name], n_out * n, dtype)
 
 

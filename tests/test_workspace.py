@@ -1,7 +1,5 @@
 """Nothing outside the buffers is touched, whatever the sizes; and nothing that is read was left there by chance."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 
@@ -9,9 +7,9 @@ import fastbp
 from cases import ACTIVATIONS
 from fastbp import workspace
 from fastbp.kernels.losses import LOSSES
-from fastbp.kernels.tile import TILE_ROWS
 from guards import guarded, needs_guard_pages
 from problems import bits, state_of
+from ways import lists_anything, training_plan
 
 DTYPES = ["float32", "float64"]
 SHAPES = [
@@ -108,7 +106,7 @@ def test_workspace_gaps_are_untouched_where_zeros_are_skipped(sizes, n_samples, 
             model = fastbp.MLP(sizes, "relu", "relu", seed=0, dtype=dtype)
             for biases in model.biases:
                 biases[:] = bias
-            assert any(map(any, workspace._products_that_skip(model._architecture, batch_size, True)))
+            assert lists_anything(model, batch_size)
             results.append(use_everything(model, x, y, batch_size))
             arenas.assert_gaps_are_untouched()
     assert results[0] == results[1] == results[2]
@@ -249,34 +247,8 @@ def test_workspace_is_bounded_by_the_super_block_not_by_the_batch():
     model = fastbp.MLP([10, 20, 5], seed=0)
     grads = np.zeros(model.n_params, np.float32)
     sizes = [
-        workspace.Workspace(model._architecture, model.params, n_samples, grads=grads)._arena.memory.nbytes
+        workspace.Workspace(training_plan(model, n_samples), model.params, grads)._arena.memory.nbytes
         for n_samples in (1, 1024, 5000, 10**9)
     ]
     # Several super-blocks need room for sums that are not in the gradient yet.
     assert sizes[0] < sizes[1] < sizes[2] == sizes[3]
-
-
-@pytest.mark.parametrize("sizes", [(300, 400, 3), (784, 128, 10), (9, 3000, 7), (2, 20_000)])
-def test_tile_table_covers_every_row_once_and_serves_all_workers_alike(sizes):
-    layout = fastbp.MLP(sizes, "relu", seed=0)._architecture.layout
-    assert layout.n_params > workspace._SMALL_NETWORK
-    for n_workers in (1, 2, 3, 8):
-        tiles = list(workspace._tile_table(layout, n_workers).view(np.recarray))
-        for layer, (n_in, n_out) in enumerate(pairwise(sizes)):
-            pieces = [tile for tile in tiles if tile.layer == layer]
-            rows = [row for piece in pieces for row in range(piece.first_row, piece.first_row + piece.n_rows)]
-            assert rows == list(range(n_in + 1))
-            assert all(piece.n_rows > 0 for piece in pieces)
-            assert len(pieces) % n_workers == 0 or all(piece.n_rows <= TILE_ROWS for piece in pieces)
-            assert max(piece.n_rows * min(n_out, workspace._C_BLOCK) for piece in pieces) <= workspace._RECTANGLE
-
-
-@pytest.mark.parametrize("n_in", [192, 193, 287, 288, 289])
-def test_tile_table_of_strips_covers_every_row_once_and_has_the_biases_last(n_in):
-    layout = fastbp.MLP((n_in, 97, 3), "relu", seed=0)._architecture.layout
-    tiles = list(workspace._tile_table(layout, 2, [96, 0]).view(np.recarray))
-    pieces = [tile for tile in tiles if tile.layer == 0]
-    rows = [row for piece in pieces for row in range(piece.first_row, piece.first_row + piece.n_rows)]
-    assert rows == list(range(n_in + 1))
-    assert all(piece.first_row % 96 == 0 and piece.n_rows == 96 for piece in pieces[:-1])
-    assert 1 < pieces[-1].n_rows <= 97

@@ -27,6 +27,7 @@ from fastbp.kernels.elementary import (
     tanh_quotient,
     tanh_reduce,
 )
+from fastbp.kernels.panels import panel_of
 from fastbp.kernels.simd import (
     absolute,
     flush,
@@ -45,7 +46,6 @@ from fastbp.kernels.simd import (
     where,
 )
 from fastbp.kernels.sums import PART, add_part
-from fastbp.kernels.tile import panel_of
 
 _LEAKY_SLOPE = 0.01
 # Klambauer et al., Self-Normalizing Neural Networks (2017), section 2.

@@ -76,6 +76,30 @@ def emit_opaque(builder, value):
     return builder.asm(ir.FunctionType(value.type, [value.type]), "", f"={register},0", [value], False)
 
 
+def emit_row_offsets(builder, pointer, stride, n_rows):
+    """Bytes from the first of some rows, `stride` elements apart, to each, as shifts of few numbers.
+
+    Then base + offset * 2**n is an address that a load takes as it is. Left to itself, LLVM computes the addresses from
+    each other, with an addition for each row, or keeps more of them than there are registers.
+    """
+    odd, offsets = {}, []
+    size = I64(size_of(pointer.type.pointee))
+    for row in range(n_rows):
+        power = (row & -row).bit_length() - 1 if row else 0
+        factor = row >> power
+        if factor not in odd:
+            n_bytes = builder.mul(stride, builder.mul(size, I64(factor)))
+            odd[factor] = emit_opaque(builder, n_bytes) if row else I64(0)
+        offsets.append(builder.shl(odd[factor], I64(power)))
+    return offsets
+
+
+def emit_advance(builder, pointer, n_bytes):
+    """The pointer so many bytes further on."""
+    data = builder.bitcast(pointer, I8.as_pointer())
+    return builder.bitcast(builder.gep(data, [n_bytes]), pointer.type)
+
+
 def emit_kept(builder, mask):
     """The same mask, which is not computed anew wherever it is used: AVX-512 keeps it as an integer's bits."""
     if VECTOR_BYTES < 64:

@@ -1,7 +1,6 @@
-"""From the user's rows to panels and back: the only kernels that see the user's arrays.
+"""From the user's rows to panels: the only kernels that see the user's arrays.
 
-A panel holds `panel_width` samples side by side, [feature][sample]; the last panel of a block is as narrow as the
-samples that are left. Whatever dtype, order or strides the user's array has, the same machine code reads it.
+Whatever dtype, order or strides the user's array has, the same machine code reads it.
 """
 
 import numpy as np
@@ -10,19 +9,18 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastbp._jit import inline, leaf
+from fastbp.kernels.panels import panel_of
 from fastbp.kernels.simd import (
     address_of,
     flush,
     lanes_of,
     load,
     load_first,
-    load_upto,
     offset,
     store,
     store_first,
-    store_upto,
 )
-from fastbp.kernels.tile import panel_of, transpose_rows, transpose_square
+from fastbp.kernels.transpose import transpose_rows
 
 # The code of a dtype is its place here.
 SOURCE_DTYPES = (
@@ -184,50 +182,8 @@ def gather_labels(y, stride, dtype, rows, n_samples, n_classes, panels):
     return n_outside
 
 
-@leaf(lambda T: types.void(types.CPointer(T), types.intp, types.intp, types.CPointer(T), types.intp, types.intp,
-                           types.intp, types.intp))  # fmt: skip
-def scatter_rows(panels, n_features, n_samples, out, first_row, group_stride, row_stride, last_row_stride):
-    """Write panels as rows of samples, one group of `panel` features after the other.
-
-    Feature g*panel + j of sample s goes to out[g*group_stride + (first_row + s)*row_stride + j]; in a last, narrower
-    group `last_row_stride` stands for `row_stride`. No checks: the caller validates.
-    """
-    panel, lanes = panel_of(panels), lanes_of(panels)
-    if n_samples == 1:  # rows and columns of one sample lie alike
-        for f in range(0, n_features, lanes):
-            group, column = f // panel, f % panel
-            stride = row_stride if n_features - group * panel >= panel else last_row_stride
-            i = group * group_stride + first_row * stride + column
-            store_upto(out, i, load_upto(panels, f, n_features - f), n_features - f)
-        return
-    for start in range(0, n_samples, panel):
-        width = min(panel, n_samples - start)
-        for group in range(0, n_features, panel):
-            left = min(panel, n_features - group)
-            stride = row_stride if left == panel else last_row_stride
-            for s in range(0, width, lanes):
-                for f in range(0, left, lanes):
-                    square = offset(panels, start * n_features + (group + f) * width + s)
-                    rows = offset(out, group // panel * group_stride + (first_row + start + s) * stride + f)
-                    transpose_square(square, width, rows, stride, left - f, width - s)
-
-
 @leaf(lambda T: types.void(types.CPointer(T), types.CPointer(T), types.intp))
 def copy(source, out, n):
     """out = source, what is tiny as zero, n elements rounded up to whole vectors; the two do not overlap."""
     for i in range(0, n, lanes_of(source)):
         store(out, i, flush(load(source, i)))
-
-
-@leaf(lambda T: types.void(types.CPointer(T), types.intp, types.intp, types.CPointer(T), types.intp))
-def split_features(panels, n_features, n_samples, out, out_row):
-    """Write each feature of the panels as one row of samples, whole vectors of it: out[f*out_row + s].
-
-    No checks: the caller validates; out_row is at least n_samples rounded up to whole vectors.
-    """
-    panel, lanes = panel_of(panels), lanes_of(panels)
-    for start in range(0, n_samples, panel):
-        width = min(panel, n_samples - start)
-        for f in range(n_features):
-            for s in range(0, width, lanes):
-                store(out, f * out_row + start + s, load_upto(panels, start * n_features + f * width + s, width - s))

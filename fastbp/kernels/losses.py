@@ -19,6 +19,7 @@ from numba import types
 
 from fastbp._jit import Leaf, inline, leaf
 from fastbp.kernels.elementary import exp_negative_factor, log1p, log1p_unit
+from fastbp.kernels.panels import panel_of
 from fastbp.kernels.simd import (
     absolute,
     first_lanes,
@@ -38,7 +39,6 @@ from fastbp.kernels.simd import (
     where,
 )
 from fastbp.kernels.sums import PART, add_part
-from fastbp.kernels.tile import panel_of
 
 
 class Loss(NamedTuple):

@@ -14,6 +14,7 @@ section 4.2.2, theorem B: the error of a sum as a sum itself.
 from numba import types
 
 from fastbp._jit import inline, leaf
+from fastbp.kernels.calls import call
 from fastbp.kernels.simd import is_finite, lanes_of, load_upto, store_upto, where
 
 LONG, PART = 1024, 512
@@ -45,3 +46,28 @@ def add_parts(totals, parts, row, n_rows, n):
             total, lost = add_part(load_upto(totals, start + j, n - j), load_upto(parts, start + j, n - j))
             store_upto(totals, start + j, total, n - j)
             store_upto(parts, start + j, lost, n - j)
+
+
+@inline
+def place_of_part(k, n_terms, c, partial):
+    """Where the part of a sum of n_terms goes that term k belongs to: the first one into c."""
+    return c if k < part_of(n_terms) else partial
+
+
+@inline
+def start_of_part(plan, k, n_terms, init, place):
+    """What a part goes on from at term k: `init` at the sum's beginning, zeros, or what is in its place.
+
+    Each is an address and what else a product is told of it, 0 and 0 of zeros.
+    """
+    if k == 0:
+        return init
+    return (plan.zeros, 0, 0) if k == part_of(n_terms) else place
+
+
+@inline
+def end_part(plan, k, n_terms, c, partial, n):
+    """Add n partial sums to their totals in c where a part, but the first one, ends before term k."""
+    part = part_of(n_terms)
+    if k > part and (k % part == 0 or k == n_terms):
+        call(plan.leaves.add_parts, (c, partial, n, 1, n))

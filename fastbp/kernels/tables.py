@@ -28,18 +28,12 @@ SIZES = np.dtype(
         ("super_block", COUNT),  # samples that the buffers hold
         ("loss_unit", COUNT),  # samples whose losses are one sum
         ("gradient_row", COUNT),  # between the gradients of two blocks, of small networks
-        ("k_block", COUNT),  # cache block of a product: terms of a sum
         ("m_block", COUNT),  # cache block of a product: rows
         ("c_block", COUNT),  # cache block of a gradient: columns
         ("s_block", COUNT),  # cache block of a gradient: samples, which are the terms of its sums
         ("chunk", COUNT),  # cache block of a product with lists: terms
         ("strip", COUNT),  # cache block of a product with lists: columns
-        ("pack_above", COUNT),  # weights of a layer above which copies of w may pay
-        ("list_product", COUNT),  # multiply-adds of a product above which they pay for lists
-        ("pack_product", COUNT),  # multiply-adds of a product above which they pay for a dense one
         ("packed_row", COUNT),  # between two rows of packed w
-        ("narrow", COUNT),  # most outputs of a layer whose gradient is summed over lanes of samples
-        ("few", COUNT),  # most samples whose products run with the lanes over outputs
     ],
     align=True,
 )
@@ -50,14 +44,14 @@ LEAVES = np.dtype(
         (name, ADDRESS)
         for name in (
             # products
-            *("multiply", "pack_rows", "pack_columns", "multiply_row", "multiply_column", "narrow_gradient"),
-            *("list_nonzeros", "multiply_nonzeros", "add_rows", "add_parts", "dense_packed", "dense_of_lists"),
+            *("multiply_panel", "multiply_row", "multiply_column", "dense_packed", "pack_rows", "pack_columns"),
+            *("dense_of_lists", "list_nonzeros", "multiply_nonzeros", "narrow_gradient", "add_rows", "add_parts"),
             # samples in and out, and their losses
-            *("order", "gather", "labels", "scatter", "split", "copy", "loss"),
+            *("order", "gather", "labels", "panels_to_rows", "panels_to_features", "copy", "loss"),
             # parameters
             *("update", "shrink", "flush_rows"),
-            # the stages of a step
-            *("forward_block", "loss_block", "backward_block", "gradient_block", "parameters"),
+            # the phases of a step
+            *("forward_block", "loss_block", "backward_block", "gradient_block", "parameters_task"),
         )
     ],
     align=True,
@@ -75,13 +69,14 @@ SCRATCH = np.dtype(
         ("packed", ADDRESS),  # a cache block of w
         ("gradient", ADDRESS),  # a rectangle of it
         ("partial", ADDRESS),  # sums over a part of the terms (`sums`) that are not in their totals yet
-        ("turned", ADDRESS),  # a strip that a product with lists writes, in panels
-        ("columns", ADDRESS),  # the strip of w that it reads
-        ("list_rows", ADDRESS),  # x of `dense_of_lists`, by samples
-        ("list_values", ADDRESS),  # its lists: what is not zero,
-        ("list_places", ADDRESS),  # where that stood, uint16,
-        ("list_starts", ADDRESS),  # where each sample's list begins, int64,
-        ("list_sums", ADDRESS),  # and one sum per list
+        # Of a product with lists:
+        ("y_strip", ADDRESS),  # the strip that it writes, in panels of columns
+        ("w_strip", ADDRESS),  # the strip of w that it reads, likewise
+        ("x_transposed", ADDRESS),  # x, in panels of terms
+        ("x_values", ADDRESS),  # its lists, one per sample: what is not zero,
+        ("x_indices", ADDRESS),  # terms of these, uint16,
+        ("x_indptr", ADDRESS),  # where each list begins, int64,
+        ("x_sums", ADDRESS),  # and one sum per list
     ],
     align=True,
 )
@@ -90,18 +85,60 @@ SCRATCH = np.dtype(
 PLAN = np.dtype(
     [
         ("n_layers", COUNT),
-        ("n_tiles", COUNT),
         ("layers", ADDRESS),  # rows of LAYER
         ("tiles", ADDRESS),  # rows of TILE
+        ("n_tasks", COUNT),  # of the parameters phase: its tiles, or 1 of a small network
         ("sizes", SIZES),
         ("leaves", LEAVES),
         ("scratch", SCRATCH),
         # Shared by all workers.
-        ("block_gradients", ADDRESS),  # of small networks: the gradients of a super-block's blocks
+        ("block_gradients", ADDRESS),  # of small networks, else 0: the gradients of a super-block's blocks
         ("partial_gradient", ADDRESS),  # of several super-blocks: sums that are not in the gradient yet, as `partial`
         ("count", ADDRESS),  # int64 0, 1, ... for a strip
         ("zeros", ADDRESS),  # a panel of them
         ("ones", ADDRESS),  # a panel of them
+    ],
+    align=True,
+)
+
+# A product of a layer for n samples: y = init + a @ x, forward with a = w.T, backward with a = w.
+PRODUCT = np.dtype(
+    [
+        ("n_terms", COUNT),  # of each sum: features of x
+        ("n_rows", COUNT),  # features of y
+        ("a", ADDRESS),
+        ("a_row", COUNT),  # elements between two rows of a
+        ("a_k", COUNT),  # elements between two terms
+        ("init", ADDRESS),  # what the sums begin with: the biases, or zeros
+        ("init_row", COUNT),  # elements between two of them
+        ("init_is_column", COUNT),  # whether they are one per row, or else a panel of zeros
+        ("is_backward", COUNT),
+        # Which way is taken: up to `few_to` samples with the lanes over rows; from `lists_from` on with lists of what
+        # is not zero of x; else from `packed_from` on on packed copies of a; else panel by panel.
+        ("few_to", COUNT),
+        ("lists_from", COUNT),
+        ("packed_from", COUNT),
+        ("k_block", COUNT),  # cache block of a packed product: terms of a sum
+    ],
+    align=True,
+)
+
+# The gradient of a layer.
+GRADIENT = np.dtype(
+    [
+        ("dw", ADDRESS),  # of the weights, with that of the biases behind it
+        # Which way is taken, by the samples of the batch: from `lists_from` on with lists of what is not zero of dz;
+        # else from `narrow_from` on with sums over lanes of samples; else with sums over one sample after the other.
+        ("lists_from", COUNT),
+        ("narrow_from", COUNT),
+        # Loss derivative with respect to z: in panels of outputs, on the narrow way as one row per output; of lists the
+        # values, one chunk of samples after the other.
+        ("dz", ADDRESS),
+        # Of lists, else 0:
+        ("indices", ADDRESS),  # samples of the values, uint16
+        ("indptr", ADDRESS),  # where each output's list begins, int64
+        ("sums", ADDRESS),  # of each list: the gradient of the bias
+        ("h_transposed", ADDRESS),  # `h_in` in panels of inputs, the last one as wide as the others
     ],
     align=True,
 )
@@ -111,27 +148,19 @@ LAYER = np.dtype(
         ("n_in", COUNT),
         ("n_out", COUNT),
         ("w", ADDRESS),  # weights, with the biases behind them
-        ("dw", ADDRESS),  # their gradient
         ("h_in", ADDRESS),  # activations of the super-block before the layer
         ("z", ADDRESS),  # pre-activations; `h_out` itself where the activation needs none
         ("h_out", ADDRESS),  # activations of the super-block behind the layer
-        ("forward", ADDRESS),  # leaf of the activation, or 0
-        ("backward", ADDRESS),  # leaf of its derivative, or 0
-        ("lists_h", COUNT),  # whether the forward product may list what is not zero of `h_in`
-        ("lists_dz", COUNT),  # whether the backward product may list what is not zero of `dz`
-        # Loss derivative with respect to z, as `scatter_rows` groups it, of narrow layers as `split_features` does; for
-        # a gradient of lists their values, one chunk of samples after the other. 0 without a gradient.
-        ("dz", ADDRESS),
-        # For a gradient of lists, else 0:
-        ("h_rows", ADDRESS),  # `h_in` as `scatter_rows` groups it, the last group as wide as the others
-        ("places", ADDRESS),  # where the values of `dz` stood, uint16
-        ("starts", ADDRESS),  # where each output's list begins, int64
-        ("sums", ADDRESS),  # of each list: the gradient of the bias
+        ("activation", ADDRESS),  # its leaf, or 0
+        ("derivative", ADDRESS),  # its leaf, or 0
+        ("forward", PRODUCT),
+        ("backward", PRODUCT),
+        ("gradient", GRADIENT),
     ],
     align=True,
 )
 
-# A task of the parameters phase: some rows of one layer's w, of which row n_in is b.
+# Some rows of one layer's w, of which row n_in is b.
 TILE = np.dtype([("layer", COUNT), ("first_row", COUNT), ("n_rows", COUNT)], align=True)
 
 # The user's data; strides in bytes, dtypes as places in `gather.SOURCE_DTYPES`.
@@ -173,7 +202,7 @@ DEALING = np.dtype(
         ("last_epoch", COUNT),
         ("budget", COUNT),  # cost that one call may spend
         ("block_cost", COUNT),  # of a task of the samples phase
-        ("tile_cost", COUNT),  # of a task of the parameters phase
+        ("task_cost", COUNT),  # of a task of the parameters phase
     ],
     align=True,
 )
@@ -239,7 +268,10 @@ RUN = np.dtype(
         # Scratch that all workers share.
         ("unit_sums", ADDRESS),  # rows of LOSS_SUMS, one per loss unit of a super-block
         ("label_flags", ADDRESS),  # int64 per block: how many labels are out of range
-        ("update_flags", ADDRESS),  # int64 per tile: how many updates left a parameter not finite
+        (
+            "update_flags",
+            ADDRESS,
+        ),  # int64 per task of the parameters phase: how many updates left a parameter not finite
         # Read.
         ("optimizer", ADDRESS),  # OPTIMIZER
         ("coefficients", ADDRESS),  # float64, (n_steps, n_coefficients) for the steps from `first_step` on
@@ -292,7 +324,8 @@ def record_at(dtype):
     return at
 
 
-plan_at, layer_at, tile_at, source_at = record_at(PLAN), record_at(LAYER), record_at(TILE), record_at(SOURCE)
+plan_at, layer_at, product_at = record_at(PLAN), record_at(LAYER), record_at(PRODUCT)
+tile_at, source_at = record_at(TILE), record_at(SOURCE)
 optimizer_at, dealing_at, run_at = record_at(OPTIMIZER), record_at(DEALING), record_at(RUN)
 cursor_at, totals_at, loss_sums_at = record_at(CURSOR), record_at(TOTALS), record_at(LOSS_SUMS)
 epoch_record_at, rule_at = record_at(RECORD), record_at(RULE)

@@ -22,6 +22,7 @@ from fastbp.kernels.tables import (
     totals_at,
 )
 from fastbp.kernels.team import enter, leave, meet, publish
+from fastbp.kernels.transpose import to_rows
 
 __all__ = ["evaluate", "predict", "train"]
 
@@ -74,20 +75,20 @@ def _samples_tasks(plan, source, dealing, run, first, last, stride, batch, n):
         label_flags[task] = call(
             plan.leaves.loss_block, (address_of(plan), address_of(source), start, n_block, 1.0 / batch, sums)
         )
-        call(plan.leaves.backward_block, (address_of(plan), start, n_block))
+        call(plan.leaves.backward_block, (address_of(plan), start, n_block, batch))
         if plan.leaves.gradient_block != 0:
-            call(plan.leaves.gradient_block, (address_of(plan), start, n_block, cursor.super_blocks_done))
+            call(plan.leaves.gradient_block, (address_of(plan), start, n_block, batch, cursor.super_blocks_done))
 
 
 @inline
-def _parameters_tasks(plan, run, first, last, stride, n, is_last):
-    """Every `stride`-th of the tiles first..last-1: their gradient, and after the last super-block their update."""
+def _parameters_tasks(plan, run, first, last, stride, batch, n, is_last):
+    """Every `stride`-th of the tasks first..last-1: gradient, and after the last super-block update, of their tiles."""
     cursor, update_flags, optimizer = cursor_at(run.cursor), int64_at(run.update_flags), optimizer_at(run.optimizer)
     coefficients = run.coefficients + (cursor.step - run.first_step) * optimizer.n_coefficients * 8
     for task in range(first, last, stride):
         update_flags[task] = call(
-            plan.leaves.parameters,
-            (address_of(plan), run.optimizer, coefficients, task, n, cursor.super_blocks_done, is_last),
+            plan.leaves.parameters_task,
+            (address_of(plan), run.optimizer, coefficients, task, n, batch, cursor.super_blocks_done, is_last),
         )
 
 
@@ -149,7 +150,7 @@ def _end_step(plan, dealing, run, batch, start_cycles):
     totals.epoch_loss += totals.step_loss
     totals.epoch_right += totals.step_right
     totals.step_loss = totals.step_right = 0.0
-    overflowed = _sum_of_flags(run.update_flags, plan.n_tiles) > 0
+    overflowed = _sum_of_flags(run.update_flags, plan.n_tasks) > 0
     status = STEP_LIMIT if cursor.step == dealing.last_step else PAUSED
     if cursor.position == dealing.epoch_size:
         status = _end_epoch(dealing, run, start_cycles)
@@ -198,9 +199,9 @@ def _advance(plan, source, dealing, run, sync, worker, n_workers, start_cycles):
             last = first + _cut(n_tasks - first, cost, left, n_workers)
             _samples_tasks(plan, source, dealing, run, first + worker, last, n_workers, batch, n)
         else:
-            n_tasks, cost = plan.n_tiles, dealing.tile_cost
+            n_tasks, cost = plan.n_tasks, dealing.task_cost
             last = first + _cut(n_tasks - first, cost, left, n_workers)
-            _parameters_tasks(plan, run, first + worker, last, n_workers, n, is_last)
+            _parameters_tasks(plan, run, first + worker, last, n_workers, batch, n, is_last)
         if is_last and last == n_tasks:  # before they meet: the next one to come may begin the update
             cursor.updating = 1
         n_meetings += 1
@@ -283,4 +284,4 @@ def predict(plan, source, first, last, out):
     for start in range(first, last, plan.sizes.block):
         n = _forward_range(plan, source, start, last)
         rows = out + start * n_out * plan.sizes.itemsize
-        call(plan.leaves.scatter, (output.h_out, n_out, n, rows, 0, plan.sizes.panel, n_out, n_out))
+        to_rows(plan, output.h_out, n_out, n, rows, n_out)

@@ -7,7 +7,7 @@ import pytest
 
 import reference
 from fastbp.kernels.activations import ACTIVATIONS
-from fastbp.kernels.tile import panel_width
+from fastbp.kernels.panels import panel_width
 from guards import guarded, needs_guard_pages
 from leaves import call, panels_of
 

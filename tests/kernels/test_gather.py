@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from fastbp.kernels import gather
+from fastbp.kernels import gather, transpose
+from fastbp.kernels.panels import panel_width
 from fastbp.kernels.target import lanes
-from fastbp.kernels.tile import panel_width
 from fastbp.sources import source_code
 from guards import guarded, needs_guard_pages
 from leaves import call, panels_of
@@ -158,7 +158,7 @@ def test_gather_labels_float_code_is_out_of_range(source_dtype, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("at_start", [False, True])
-def test_scatter_rows_any_size_groups_the_features(at_start, dtype):
+def test_panels_to_rows_any_size_groups_the_features(at_start, dtype):
     rng = np.random.default_rng(3)
     panel = panel_width(dtype)
     for n_samples in [*SIZES, panel, panel + 1, 2 * panel + 3]:
@@ -171,19 +171,20 @@ def test_scatter_rows_any_size_groups_the_features(at_start, dtype):
                 width = min(panel, n_features - group)
                 rows = expected[group * n_rows : group * n_rows + n_rows * width].reshape(n_rows, width)
                 rows[first : first + n_samples] = samples[:, group : group + width]
-            call(gather.scatter_rows, dtype, guarded(panels_of(samples), at_start), n_features, n_samples, out, first,
-                 panel * n_rows, panel, n_features % panel)  # fmt: skip
+            panels = guarded(panels_of(samples), at_start)
+            call(transpose.panels_to_rows, dtype, panels, n_features, n_samples, out, first, panel * n_rows, panel,
+                 n_features % panel)  # fmt: skip
             assert_same_bits(out, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_scatter_rows_of_panels_into_a_matrix_gives_the_samples_back(dtype):
+def test_panels_to_rows_of_panels_into_a_matrix_gives_the_samples_back(dtype):
     rng = np.random.default_rng(4)
     panel = panel_width(dtype)
     for n_samples, n_features in ((1, 1), (33, 7), (9, panel), (70, 2 * panel + 1)):
         samples = rng.normal(size=(n_samples, n_features)).astype(dtype)
         out = guarded(np.empty_like(samples))
-        call(gather.scatter_rows, dtype, guarded(panels_of(samples)), n_features, n_samples, out, 0,
+        call(transpose.panels_to_rows, dtype, guarded(panels_of(samples)), n_features, n_samples, out, 0,
              panel, n_features, n_features)  # fmt: skip
         assert_same_bits(out, samples)
 

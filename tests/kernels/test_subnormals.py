@@ -8,7 +8,7 @@ from fastbp.driver import rule_of
 from fastbp.kernels import gather, updates
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
-from fastbp.kernels.tile import panel_width
+from fastbp.kernels.panels import panel_width
 from leaves import call, panels_of
 from subnormals import StatusFlags, are_subnormal, assert_no_subnormals, grid, kept, needs_status_flags
 

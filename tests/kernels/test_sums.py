@@ -8,8 +8,8 @@ import pytest
 import reference
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
+from fastbp.kernels.panels import panel_width
 from fastbp.kernels.sums import PART, add_parts
-from fastbp.kernels.tile import panel_width
 from guards import guarded, needs_guard_pages
 from leaves import call, panels_of
 

@@ -6,7 +6,7 @@ from numba import types
 
 from fastbp._jit import leaf
 from fastbp.kernels.target import lanes
-from fastbp.kernels.tile import transpose_rows, transpose_square
+from fastbp.kernels.transpose import transpose_rows, transpose_square
 from guards import guarded, needs_guard_pages
 from leaves import call
 

@@ -8,9 +8,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from fastbp.kernels.sparse import list_nonzeros, multiply_nonzeros, strip_width
+from fastbp.kernels.panels import panel_width
+from fastbp.kernels.products.lists import list_nonzeros, multiply_nonzeros, strip_width
 from fastbp.kernels.target import lanes
-from fastbp.kernels.tile import panel_width
 from guards import guarded, needs_guard_pages
 from leaves import call, panels_of
 
@@ -26,17 +26,17 @@ def sparse_integers(rng, density, *shape):
 
 
 def listed(d, at_start=False):
-    """`list_nonzeros` of a matrix of samples: values, places, starts and sums."""
+    """`list_nonzeros` of a matrix of samples: values, indices, indptr and sums."""
     n_samples, n_features = d.shape
     n_entries = d.size + lanes(d.dtype)
-    values, places = guarded(np.zeros(n_entries, d.dtype), at_start), guarded(np.zeros(n_entries, np.uint16), at_start)
-    starts, sums = (
+    values, indices = guarded(np.zeros(n_entries, d.dtype), at_start), guarded(np.zeros(n_entries, np.uint16), at_start)
+    indptr, sums = (
         guarded(np.zeros(n_features + 1, np.int64), at_start),
         guarded(np.zeros(n_features, d.dtype), at_start),
     )
     panels = guarded(panels_of(d), at_start)
-    call(list_nonzeros, d.dtype, panels, n_features, n_samples, values, places, starts, sums)
-    return values, places, starts, sums
+    call(list_nonzeros, d.dtype, panels, n_features, n_samples, values, indices, indptr, sums)
+    return values, indices, indptr, sums
 
 
 def grouped(h, n_groups, at_start=False):
@@ -57,23 +57,23 @@ def test_list_nonzeros_holds_each_sample_that_is_not_zero_in_order(dtype, densit
     for n_samples in N_SAMPLES:
         for n_features in (1, 2, 5, 19):
             d = sparse_integers(rng, density, n_samples, n_features).astype(dtype)
-            values, places, starts, sums = listed(d, at_start)
-            for f, (start, stop) in enumerate(pairwise(starts)):
+            values, indices, indptr, sums = listed(d, at_start)
+            for f, (start, stop) in enumerate(pairwise(indptr)):
                 (samples,) = np.nonzero(d[:, f])
-                np.testing.assert_array_equal(places[start:stop], samples * panel_width(d.dtype))
+                np.testing.assert_array_equal(indices[start:stop], samples * panel_width(d.dtype))
                 np.testing.assert_array_equal(values[start:stop], d[samples, f])
-            assert starts[0] == 0
-            assert starts[-1] == np.count_nonzero(d)
+            assert indptr[0] == 0
+            assert indptr[-1] == np.count_nonzero(d)
             np.testing.assert_array_equal(sums, d.sum(axis=0))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_list_nonzeros_keeps_nan_and_infinity_and_drops_negative_zero(dtype):
     d = np.array([[np.nan, -0.0], [0.0, np.inf], [-0.0, 0.0]], dtype)
-    values, places, starts, sums = listed(d)
-    assert list(starts) == [0, 1, 2]
+    values, indices, indptr, sums = listed(d)
+    assert list(indptr) == [0, 1, 2]
     np.testing.assert_array_equal(values[:2], [np.nan, np.inf])
-    np.testing.assert_array_equal(places[:2], [0, panel_width(d.dtype)])
+    np.testing.assert_array_equal(indices[:2], [0, panel_width(d.dtype)])
     np.testing.assert_array_equal(sums, [np.nan, np.inf])
 
 
@@ -87,8 +87,8 @@ def test_multiply_nonzeros_equals_numpy(dtype, at_start):
         n_groups, n_written = -(-n_inputs // panel), -(-n_inputs // width) * width
         h = rng.integers(-8, 9, (n_samples, n_inputs)).astype(dtype)
         d = sparse_integers(rng, rng.choice(DENSITIES), n_samples, n_outputs).astype(dtype)
-        values, places, starts, _ = listed(d, at_start)
-        operands = values, places, starts, n_outputs, grouped(h, n_groups, at_start), panel * n_samples
+        values, indices, indptr, _ = listed(d, at_start)
+        operands = values, indices, indptr, n_outputs, grouped(h, n_groups, at_start), panel * n_samples
         c = guarded(np.full((n_groups, n_outputs, panel), np.nan, dtype), at_start)
         row = rng.integers(-8, 9, n_groups * panel).astype(dtype)
         expected, group = d.T @ h + row[:n_inputs], panel * n_outputs
@@ -107,11 +107,11 @@ def test_multiply_nonzeros_of_any_lists_gives_the_same_bits(dtype):
     n_groups = n_inputs // panel
     h = rng.standard_normal((n_samples, n_inputs)).astype(dtype)
     d = rng.standard_normal((n_samples, n_outputs)).astype(dtype) * (rng.random((n_samples, n_outputs)) < 0.5)
-    values, places, starts, _ = listed(d.astype(dtype))
+    values, indices, indptr, _ = listed(d.astype(dtype))
 
     def product(first, last):
         c = guarded(np.zeros((n_groups, last - first, panel), dtype))
-        call(multiply_nonzeros, dtype, values, places, starts[first:], last - first, grouped(h, n_groups),
+        call(multiply_nonzeros, dtype, values, indices, indptr[first:], last - first, grouped(h, n_groups),
              panel * n_samples, c, panel * (last - first), np.zeros(panel, dtype), 0, 0, n_inputs)  # fmt: skip
         return c
 

@@ -1,4 +1,4 @@
-"""The register tile of the matrix product, the packing for it and the in-register transpose, as LLVM vector IR.
+"""The register tile of the matrix product, and the packing for it, as LLVM vector IR.
 
 All accumulators of a tile stay in registers for the whole sum over k: one vector load per vector of b, one broadcast
 per element of a, one FMA per pair. That reaches 98 % of the FMA peak (perf/kernels.py). Sizes follow the CPU that Numba
@@ -14,60 +14,29 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastbp.kernels.emit import (
-    I8,
     I64,
+    emit_advance,
     emit_first,
     emit_fma,
     emit_kept,
     emit_load,
     emit_opaque,
     emit_prefetch,
+    emit_row_offsets,
     emit_shuffle,
     emit_splat,
     emit_store,
     size_of,
 )
+from fastbp.kernels.panels import VECTORS
 from fastbp.kernels.simd import constant_of
 from fastbp.kernels.target import N_REGISTERS, VECTOR_BYTES, lanes
 
-# Two vectors per row, and as many rows as the register file has accumulators for, beside two vectors of b and some
-# broadcasts: the more rows, the fewer loads and other instructions per FMA. On processors that start four instructions
-# a cycle (Intel's Skylake) these bound the loop as soon as 12 rows take more than 48.
-VECTORS = 2
+# As many rows as the register file has accumulators for, beside two vectors of b and some broadcasts: the more rows,
+# the fewer loads and other instructions per FMA. On processors that start four instructions a cycle (Intel's Skylake)
+# these bound the loop as soon as 12 rows take more than 48.
 TILE_ROWS = 12 if N_REGISTERS >= 32 else 6
 _STEPS_AHEAD = 12  # of k, in which a line of a is fetched before it is needed: w by columns has a new line for each k
-
-
-def panel_width(dtype) -> int:
-    """Samples (or outputs) side by side in one panel: the width of the register tile."""
-    return VECTORS * lanes(dtype)
-
-
-panel_of = constant_of(panel_width)
-
-
-def _emit_row_offsets(builder, pointer, stride, n_rows):
-    """Bytes from the first of some rows, `stride` elements apart, to each, as shifts of few numbers.
-
-    Then base + offset * 2**n is an address that a load takes as it is. Left to itself, LLVM computes the addresses from
-    each other, with an addition for each row, or keeps more of them than there are registers.
-    """
-    odd, offsets = {}, []
-    size = I64(size_of(pointer.type.pointee))
-    for row in range(n_rows):
-        power = (row & -row).bit_length() - 1 if row else 0
-        factor = row >> power
-        if factor not in odd:
-            n_bytes = builder.mul(stride, builder.mul(size, I64(factor)))
-            odd[factor] = emit_opaque(builder, n_bytes) if row else I64(0)
-        offsets.append(builder.shl(odd[factor], I64(power)))
-    return offsets
-
-
-def _emit_advance(builder, pointer, n_bytes):
-    """The pointer so many bytes further on."""
-    data = builder.bitcast(pointer, I8.as_pointer())
-    return builder.bitcast(builder.gep(data, [n_bytes]), pointer.type)
 
 
 class _Product(NamedTuple):
@@ -152,7 +121,7 @@ class _Tile:
         return pointers
 
     def _rows_of_a(self, a, last):
-        rows = [_emit_advance(self.builder, a, offset) for offset in self.a_offsets]
+        rows = [emit_advance(self.builder, a, offset) for offset in self.a_offsets]
         return rows if self.last is None else [*rows[:-1], last]
 
     def _pointer(self, row_pointer, v):
@@ -224,7 +193,7 @@ def _emit_tiles(builder, product, n_vectors, mask):
     whole_tiles = builder.append_basic_block("whole_tiles")
     builder.cbranch(builder.icmp_signed(">", n_whole, I64(0)), whole_tiles, last_tile)
     builder.position_at_end(whole_tiles)
-    a_offsets = _emit_row_offsets(builder, product.a, product.a_row, TILE_ROWS)
+    a_offsets = emit_row_offsets(builder, product.a, product.a_row, TILE_ROWS)
     with _emit_loop(builder, n_whole, [product.a, product.c, product.init]) as carried:
         here = product._replace(a=carried[0], c=carried[1], init=carried[2])
         _Tile(builder, here, a_offsets, n_vectors, mask).emit()
@@ -248,7 +217,7 @@ def _emit_last_tile(builder, product, n_before, n_vectors, mask):
         block = builder.append_basic_block(f"rows_{rows}")
         choice.add_case(I64(rows), block)
         builder.position_at_end(block)
-        a_offsets = _emit_row_offsets(builder, product.a, product.a_row, rows)
+        a_offsets = emit_row_offsets(builder, product.a, product.a_row, rows)
         _Tile(builder, product, a_offsets, n_vectors, mask, (last, last_outer)).emit()
         builder.branch(end)
     builder.position_at_end(end)
@@ -333,102 +302,3 @@ def pack_group(typingctx, a, a_row, packed):
         return context.get_dummy_value()
 
     return types.void(a, types.intp, packed), codegen
-
-
-def _emit_swaps(builder, rows):
-    """Transpose the square of the vectors `rows` in place: swap its off-diagonal blocks of growing width."""
-    n, width = len(rows), 1
-
-    while width < n:
-        for i in range(n):
-            if not i & width:
-                x, y = rows[i], rows[i | width]
-                rows[i] = emit_shuffle(builder, x, y, [j if not j & width else n + (j ^ width) for j in range(n)])
-                rows[i | width] = emit_shuffle(builder, x, y, [j | width if not j & width else n + j for j in range(n)])
-        width *= 2
-
-
-def _emit_transpose(builder, row_pointers, dst, dst_row):
-    """Transpose the square at `row_pointers`."""
-    vector = ir.VectorType(dst.type.pointee, len(row_pointers))
-    rows = [emit_load(builder, builder.bitcast(pointer, vector.as_pointer()), vector) for pointer in row_pointers]
-    _emit_swaps(builder, rows)
-    for row in rows:
-        emit_store(builder, row, builder.bitcast(dst, vector.as_pointer()))
-        dst = emit_opaque(builder, builder.gep(dst, [dst_row]))
-
-
-def _emit_transpose_edge(builder, row_pointers, dst, dst_row, n_rows, n_cols):
-    """The same of n_rows rows and n_cols columns; what is beyond them is neither read nor written."""
-    n = len(row_pointers)
-    vector = ir.VectorType(dst.type.pointee, n)
-    column_mask, row_mask = (emit_first(builder, count, n) for count in (n_cols, n_rows))
-    rows = [
-        emit_load(builder, builder.bitcast(pointer, vector.as_pointer()), vector, column_mask)
-        for pointer in row_pointers
-    ]
-    _emit_swaps(builder, rows)
-    end = builder.append_basic_block("end")
-    for j in range(n):
-        block = builder.append_basic_block("column")
-        builder.cbranch(builder.icmp_signed("<", I64(j), n_cols), block, end)
-        builder.position_at_end(block)
-        pointer = builder.gep(dst, [builder.mul(dst_row, I64(j))])
-        emit_store(builder, rows[j], builder.bitcast(pointer, vector.as_pointer()), row_mask)
-    builder.branch(end)
-    builder.position_at_end(end)
-
-
-def _emit_transpose_cases(builder, rows, pointer_of_row, dst, dst_row, n_rows, n_cols, n):
-    """The transpose of the full square `rows()`, else the masked one, which reads row 0 for the rows beyond n_rows."""
-    full = builder.and_(builder.icmp_signed(">=", n_rows, I64(n)), builder.icmp_signed(">=", n_cols, I64(n)))
-    with builder.if_else(full) as (then, otherwise):
-        with then:
-            _emit_transpose(builder, rows(), dst, dst_row)
-        with otherwise:
-            inside = [builder.select(builder.icmp_signed("<", I64(i), n_rows), I64(i), I64(0)) for i in range(n)]
-            _emit_transpose_edge(builder, [pointer_of_row(i) for i in inside], dst, dst_row, n_rows, n_cols)
-
-
-@intrinsic
-def transpose_square(typingctx, src, src_row, dst, dst_row, n_rows, n_cols):
-    """dst[j*dst_row + i] = src[i*src_row + j] for i < min(n_rows, lanes), j < min(n_cols, lanes)."""
-    sig = types.void(src, types.intp, src, types.intp, types.intp, types.intp)
-
-    def codegen(context, builder, sig, args):
-        src_pointer, src_row, dst, dst_row, n_rows, n_cols = args
-        n = lanes(src.dtype)
-
-        def pointer_of_row(i):
-            return builder.gep(src_pointer, [builder.mul(src_row, i)])
-
-        def rows():
-            offsets = _emit_row_offsets(builder, src_pointer, src_row, n)
-            return [_emit_advance(builder, src_pointer, offset) for offset in offsets]
-
-        _emit_transpose_cases(builder, rows, pointer_of_row, dst, dst_row, n_rows, n_cols, n)
-        return context.get_dummy_value()
-
-    return sig, codegen
-
-
-@intrinsic
-def transpose_rows(typingctx, addresses, column, dst, dst_row, n_rows, n_cols):
-    """As `transpose_square`, of rows anywhere: row i starts `column` elements after the address `addresses[i]`."""
-    sig = types.void(addresses, types.intp, dst, types.intp, types.intp, types.intp)
-
-    def codegen(context, builder, sig, args):
-        addresses, column, dst, dst_row, n_rows, n_cols = args
-        n = lanes(sig.args[2].dtype)
-
-        def pointer_of_row(i):
-            address = builder.load(builder.gep(addresses, [i]))
-            return builder.gep(builder.inttoptr(address, dst.type), [column])
-
-        def rows():
-            return [pointer_of_row(I64(i)) for i in range(n)]
-
-        _emit_transpose_cases(builder, rows, pointer_of_row, dst, dst_row, n_rows, n_cols, n)
-        return context.get_dummy_value()
-
-    return sig, codegen

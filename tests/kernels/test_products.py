@@ -7,18 +7,13 @@ where the order of the sums matters.
 import numpy as np
 import pytest
 
-from fastbp.kernels.gemm import (
-    add_rows,
-    multiply_column,
-    multiply_panel,
-    multiply_row,
-    narrow_gradient,
-    pack_columns,
-    pack_rows,
-)
+from fastbp.kernels.panels import panel_width
+from fastbp.kernels.products.dense import multiply_column, multiply_panel, multiply_row
+from fastbp.kernels.products.gradient import add_rows, narrow_gradient
+from fastbp.kernels.products.packed import pack_columns, pack_rows
+from fastbp.kernels.products.tile import TILE_ROWS
 from fastbp.kernels.sums import LONG, PART
 from fastbp.kernels.target import lanes
-from fastbp.kernels.tile import TILE_ROWS, panel_width
 from guards import guarded, needs_guard_pages
 from leaves import call, panels_of
 

@@ -1,0 +1,98 @@
+"""The samples phase of a step: a block of samples forward, its loss, and backward.
+
+Everything here works on addresses, so one compilation serves every dtype and architecture: widths, leaves and buffers
+are data, which lie in the records of `tables`.
+"""
+
+from numba import types
+
+from fastbp._jit import leaf
+from fastbp.kernels.calls import call
+from fastbp.kernels.products.dense import dense
+from fastbp.kernels.products.gradient import gradient_of, keep_for_gradient
+from fastbp.kernels.tables import LOSS_SUMS_BYTES, layer_of, plan_at, source_at
+
+
+@leaf(lambda T: types.void(types.intp, types.intp, types.intp, types.intp))
+def forward_block(plan, source, start, n):
+    """Gather the rows in the plan's `rows` and run them through all layers: samples start..start+n-1 of the buffers."""
+    plan, source = plan_at(plan), source_at(source)
+    size, first = plan.sizes.itemsize, layer_of(plan, 0)
+    call(plan.leaves.gather, (source.x, source.x_row, source.x_column, source.x_dtype, plan.scratch.rows, n, first.n_in,
+                              first.h_in + start * first.n_in * size, plan.scratch.row_addresses,
+                              plan.scratch.cast))  # fmt: skip
+    for index in range(plan.n_layers):
+        layer = layer_of(plan, index)
+        n_in, n_out = layer.n_in, layer.n_out
+        z, h_out = layer.z + start * n_out * size, layer.h_out + start * n_out * size
+        dense(plan, layer.forward, layer.h_in + start * n_in * size, h_out, n, n == 1)
+        if z != h_out:
+            call(plan.leaves.copy, (h_out, z, n * n_out))
+        if layer.activation != 0:
+            call(layer.activation, (h_out, n_out, n))
+
+
+@leaf(lambda T: types.intp(types.intp, types.intp, types.intp, types.intp, types.float64, types.intp))
+def loss_block(plan, source, start, n, scale, sums):
+    """Compare the outputs with the targets: loss and hits into `sums`, the scaled loss derivative into the plan's `d`.
+
+    `sums` : address of a row of LOSS_SUMS for each `loss_unit` of samples, so that no total depends on the size of a
+    block. Returns how many labels were out of range.
+    """
+    plan, source = plan_at(plan), source_at(source)
+    last, rows, targets, n_outside = layer_of(plan, plan.n_layers - 1), plan.scratch.rows, plan.scratch.targets, 0
+    n_out = last.n_out
+    if source.y_is_label != 0:
+        n_outside = call(plan.leaves.labels, (source.y, source.y_row, source.y_dtype, rows, n, n_out, targets))
+    else:
+        call(plan.leaves.gather, (source.y, source.y_row, source.y_column, source.y_dtype, rows, n, n_out, targets,
+                                  plan.scratch.row_addresses, plan.scratch.cast))  # fmt: skip
+    output, unit = last.h_out + start * n_out * plan.sizes.itemsize, plan.sizes.loss_unit
+    for s in range(0, n, unit):
+        here = s * n_out * plan.sizes.itemsize
+        call(
+            plan.leaves.loss,
+            (
+                output + here,
+                targets + here,
+                plan.scratch.d + here,
+                n_out,
+                min(unit, n - s),
+                scale,
+                sums + s // unit * LOSS_SUMS_BYTES,
+            ),
+        )
+    return n_outside
+
+
+@leaf(lambda T: types.void(types.intp, types.intp, types.intp, types.intp))
+def backward_block(plan, start, n, batch):
+    """From the loss derivative in the plan's `d` to every layer's dz, as the gradient wants it.
+
+    batch : samples of the step.
+    """
+    plan = plan_at(plan)
+    d, d_other = plan.scratch.d, plan.scratch.d_other
+    for index in range(plan.n_layers - 1, -1, -1):
+        layer = layer_of(plan, index)
+        keep_for_gradient(plan, layer, d, start, n, batch)
+        if index > 0:
+            dense(plan, layer.backward, d, d_other, n, batch == 1)
+            d, d_other = d_other, d
+
+
+@leaf(lambda T: types.void(types.intp, types.intp, types.intp, types.intp, types.intp))
+def gradient_block(plan, start, n, batch, super_blocks_done):
+    """The gradient of a small network over one block of samples, whose activations are still in this core's caches.
+
+    The first block of a step writes the step's own buffer, any other one its row of `block_gradients`.
+    """
+    plan = plan_at(plan)
+    first = layer_of(plan, 0).gradient.dw
+    into = first
+    if start > 0 or super_blocks_done > 0:
+        into = plan.block_gradients + start // plan.sizes.block * plan.sizes.gradient_row * plan.sizes.itemsize
+    for index in range(plan.n_layers):
+        layer = layer_of(plan, index)
+        g, n_out = into + layer.gradient.dw - first, layer.n_out
+        gradient_of(plan, layer, (0, layer.n_in + 1, 0, n_out), start, n, batch, g, n_out, 0)

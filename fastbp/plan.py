@@ -1,0 +1,362 @@
+"""What a program of a network is made of: sizes, the way of each product, tasks, and the leaves that all this needs.
+
+Every decision that time alone depends on is taken here, once, by sizes and the number of samples; kernels compare a
+number of samples with a threshold. None changes a bit of the results, but for those of the gradient's ways: these
+follow from the size of the batch alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fastbp.buffers import ALIGNMENT
+from fastbp.kernels import gather, parameters, samples, shuffle, sums, transpose, updates
+from fastbp.kernels.activations import ACTIVATIONS, TURNING_OFF
+from fastbp.kernels.losses import LOSSES
+from fastbp.kernels.panels import panel_width
+from fastbp.kernels.products import dense, gradient, lists, packed
+from fastbp.kernels.products.tile import TILE_ROWS
+
+if TYPE_CHECKING:
+    from fastbp._jit import Leaf
+    from fastbp.layout import Layout
+
+__all__ = ["NEVER", "Architecture", "Plan", "Ways", "step_cost"]
+
+NEVER = int(np.iinfo(np.int64).max)  # a threshold that no number of samples reaches
+
+SUPER_BLOCK = 1024  # samples whose activations are kept for the gradient: bounds the workspace whatever the batch
+LOSS_UNIT = 64  # samples of one sum of losses, and of a task: activations stay in the nearest caches
+SMALL_BLOCK = 128  # samples of a task of small networks, which sums a gradient too
+WIDE_BLOCK = 512  # samples of a task at most where layers are packed: one packing serves them all
+PACK_ABOVE = 1 << 16  # weights of a layer; smaller ones are read fast enough as they lie
+# Multiply-adds of a product with lists, and of a dense one; smaller ones do not repay the copying of w: with 2**23
+# instead of 2**24 the dense products of `mnist` took 2 to 4 % longer (Zen 4).
+LIST_PRODUCT, PACK_PRODUCT = 1 << 23, 1 << 24
+# Cache blocks of a product: terms of a sum, and rows (whole tiles). A panel of 128 terms takes 16 KB, in any dtype, and
+# leaves room in the first-level cache for what else a tile reads.
+K_BLOCK, M_BLOCK = 128, 22 * TILE_ROWS
+CHUNK = 64  # terms of a list of what is not zero: what a strip meets of them takes 24 KB at most
+S_BLOCK = 256  # samples of a block of a gradient: twice as many terms as above halve how often its sums are loaded
+# Of a gradient that is updated at once: columns, long pieces of memory, and elements.
+C_BLOCK, RECTANGLE = 512, 4 * TILE_ROWS * 512
+NARROW = 4  # outputs; wider ones fill the lanes of the register tile well enough
+TASK_COST, ELEMENT_COST = 10_000, 16  # multiply-adds that fit into the overhead of a task, and into an update
+SMALL_NETWORK = 1 << 14  # parameters up to which each block has a gradient of its own
+
+
+class Architecture(NamedTuple):
+    """What a model is apart from its numbers: the layout, one activation per layer, the loss, the dtype."""
+
+    layout: Layout
+    activations: tuple[str, ...]
+    loss: str
+    dtype: np.dtype[Any]
+
+
+class Ways(NamedTuple):
+    """The thresholds of one layer, in samples; `NEVER` where a way is not taken. As in `PRODUCT` and `GRADIENT`."""
+
+    forward_few_to: int
+    forward_lists_from: int
+    forward_packed_from: int
+    backward_lists_from: int
+    backward_packed_from: int
+    gradient_lists_from: int
+    gradient_narrow_from: int
+
+    @property
+    def lists_product(self) -> bool:
+        """Whether a product lists what is not zero of its samples."""
+        return min(self.forward_lists_from, self.backward_lists_from) < NEVER
+
+    @property
+    def lists_gradient(self) -> bool:
+        """Whether the gradient lists what is not zero of dz."""
+        return self.gradient_lists_from < NEVER
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A program of a network, apart from its memory.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    n_samples : int
+        The most samples of one step, or of one call that trains nothing.
+    trains : bool
+        Whether there is a gradient.
+    with_loss : bool
+        Whether to compare with targets. If not, the outputs go through the output activation, even if the loss has one
+        fused into it.
+    update, shrink : Leaf, optional
+        Update rule, and decoupled weight decay; without them the gradient is only computed.
+    n_workers : int
+    """
+
+    architecture: Architecture
+    n_samples: int
+    trains: bool
+    with_loss: bool
+    update: Leaf | None = None
+    shrink: Leaf | None = None
+    n_workers: int = 1
+
+    @property
+    def layout(self) -> Layout:
+        """Of the parameters."""
+        return self.architecture.layout
+
+    @property
+    def layers(self) -> list[tuple[int, int]]:
+        """Inputs and outputs of each layer."""
+        return list(pairwise(self.layout.sizes))
+
+    @cached_property
+    def panel(self) -> int:
+        """Samples side by side."""
+        return panel_width(self.architecture.dtype)
+
+    @cached_property
+    def strip(self) -> int:
+        """Columns of a product with lists that are summed side by side."""
+        return lists.strip_width(self.architecture.dtype)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether each block of samples has a gradient of its own."""
+        return self.layout.n_params <= SMALL_NETWORK
+
+    @cached_property
+    def block(self) -> int:
+        """Samples of a task."""
+        block = min(SMALL_BLOCK if self.is_small else LOSS_UNIT, self._whole_panels)
+        if any(_is_packed(n_in, n_out) for n_in, n_out in self.layers):  # as much as each worker gets, within bounds
+            share = -(-self.n_samples // (self.n_workers * LOSS_UNIT)) * LOSS_UNIT
+            block = min(max(share, block), WIDE_BLOCK, -(-self._whole_panels // LOSS_UNIT) * LOSS_UNIT)
+        return block
+
+    @cached_property
+    def super_block(self) -> int:
+        """Samples of all tasks of a phase: those that the buffers hold."""
+        whole_blocks = -(-self._whole_panels // self.block) * self.block
+        return min(SUPER_BLOCK, whole_blocks) if self.trains else self.block
+
+    @property
+    def _whole_panels(self) -> int:
+        return -(-self.n_samples // self.panel) * self.panel
+
+    @property
+    def has_several_super_blocks(self) -> bool:
+        """Whether a step may have a gradient that is summed over super-blocks."""
+        return self.trains and self.n_samples > self.super_block
+
+    @property
+    def n_blocks(self) -> int:
+        """Most tasks of a samples phase."""
+        return -(-self.super_block // self.block)
+
+    @property
+    def n_units(self) -> int:
+        """Most sums of losses of a samples phase."""
+        return -(-self.super_block // LOSS_UNIT)
+
+    @cached_property
+    def packed_row(self) -> int:
+        """Elements of a row of packed weights: one cache line more, so that rows fall into different sets.
+
+        `M_BLOCK` of them also hold as many packed columns, each tile of which has room for one more vector.
+        """
+        return K_BLOCK + ALIGNMENT // self.architecture.dtype.itemsize
+
+    def sizes(self) -> dict[str, int]:
+        """Return the fields of `SIZES`."""
+        return {
+            "itemsize": self.architecture.dtype.itemsize,
+            "panel": self.panel,
+            "block": self.block,
+            "super_block": self.super_block,
+            "loss_unit": LOSS_UNIT,
+            "gradient_row": -(-self.layout.n_params // self.panel) * self.panel,
+            "m_block": M_BLOCK,
+            "c_block": C_BLOCK,
+            "s_block": S_BLOCK,
+            "chunk": CHUNK,
+            "strip": self.strip,
+            "packed_row": self.packed_row,
+        }
+
+    @cached_property
+    def ways(self) -> tuple[Ways, ...]:
+        """Which way each layer's products go, for how many samples."""
+        return tuple([self._ways_of(index) for index in range(self.layout.n_layers)])
+
+    def _ways_of(self, index: int) -> Ways:
+        n_in, n_out = self.layers[index]
+        before, after = (
+            name in TURNING_OFF for name in ("identity", *self.architecture.activations)[index : index + 2]
+        )
+        # Lists pay where an activation leaves enough zeros and there are samples enough to fill the lanes.
+        fills_lanes = self.n_samples >= self.panel
+        may_list = not self.is_small and fills_lanes
+        lists_h = may_list and before and n_in >= self.panel and n_out >= 2 * self.strip
+        lists_dz = may_list and self.trains and after and n_out >= self.panel and n_in >= 2 * self.strip
+        is_hidden = self.trains and index > 0
+        # A few samples would leave most lanes empty. These run over outputs then, in the scratch of a packed block.
+        few_to = min(self.panel // 4, K_BLOCK * M_BLOCK // n_out) if n_out >= self.panel else 0
+        return Ways(
+            forward_few_to=few_to,
+            forward_lists_from=self._pays_from(n_in, n_out, LIST_PRODUCT) if lists_h else NEVER,
+            forward_packed_from=self._pays_from(n_in, n_out, PACK_PRODUCT),
+            backward_lists_from=self._pays_from(n_in, n_out, LIST_PRODUCT) if lists_dz and is_hidden else NEVER,
+            backward_packed_from=self._pays_from(n_in, n_out, PACK_PRODUCT) if is_hidden else NEVER,
+            gradient_lists_from=self.panel if lists_dz else NEVER,
+            gradient_narrow_from=self.panel
+            if self.trains and n_out <= NARROW and self.n_samples >= self.panel
+            else NEVER,
+        )
+
+    def _pays_from(self, n_in: int, n_out: int, product: int) -> int:
+        """Return the number of samples from which copies of w pay: that of more multiply-adds than `product`."""
+        n = max(product // (n_in * n_out), self.panel // 2) + 1
+        return n if _is_packed(n_in, n_out) and n <= self.block else NEVER
+
+    def k_block(self, n_terms: int) -> int:
+        """Return the terms of a cache block: as equal as can be, and a part of a sum is a whole number of them."""
+        part = n_terms if n_terms <= sums.LONG else sums.PART
+        return -(-part // -(-part // K_BLOCK))
+
+    @cached_property
+    def tiles(self) -> tuple[tuple[int, int, int], ...]:
+        """The parameters cut into tiles of (layer, first row, rows), none for a small network. No cut changes a bit."""
+        if self.is_small:
+            return ()
+        tiles = []
+        for layer, (n_in, n_out) in enumerate(self.layers):
+            if self.ways[layer].lists_gradient:
+                pieces = _strips(n_in, self.strip)
+            else:
+                pieces = _row_blocks(n_in + 1, n_out, self.n_workers)
+            tiles += [(layer, first, n) for first, n in pieces]
+        return tuple(tiles)
+
+    @property
+    def n_tasks(self) -> int:
+        """Tasks of a parameters phase: one per tile, or one for all of a small network."""
+        return max(1, len(self.tiles))
+
+    def leaf_of(self, name: str, is_last: bool, derivative: bool = False) -> Leaf | None:
+        """Return the leaf of a layer's activation; None where the loss has it fused into its own."""
+        is_fused = self.with_loss and is_last and name in (LOSSES[self.architecture.loss].output, "identity")
+        if is_fused or (derivative and not self.trains):
+            return None
+        return ACTIVATIONS[name].backward if derivative else ACTIVATIONS[name].forward
+
+    def keeps_z(self, name: str) -> bool:
+        """Return whether a layer with this activation keeps its pre-activations."""
+        return self.trains and ACTIVATIONS[name].keeps_z
+
+    def leaves(self) -> dict[str, Leaf | None]:
+        """Return the fields of `LEAVES`: those that this network needs, as each takes time to compile."""
+        is_narrow = any(ways.gradient_narrow_from < NEVER for ways in self.ways)
+        lists_gradients = any(ways.lists_gradient for ways in self.ways)
+        lists_products = any(ways.lists_product for ways in self.ways)
+        # Lists that turn out to be long go by packed blocks.
+        packs_columns = any(min(ways.forward_packed_from, ways.forward_lists_from) < NEVER for ways in self.ways)
+        packs_rows = any(min(ways.backward_packed_from, ways.backward_lists_from) < NEVER for ways in self.ways)
+        has_lists = lists_gradients or lists_products
+        has_parts = self.has_several_super_blocks or max(self.layout.sizes) > sums.LONG
+        needed = {
+            dense.multiply_panel: True,
+            dense.multiply_row: True,
+            dense.multiply_column: self.trains,
+            packed.dense_packed: packs_columns or packs_rows,
+            packed.pack_columns: packs_columns,
+            packed.pack_rows: packs_rows or lists_products,
+            lists.dense_of_lists: lists_products,
+            lists.list_nonzeros: has_lists,
+            lists.multiply_nonzeros: has_lists,
+            gradient.narrow_gradient: is_narrow,
+            gradient.add_rows: self.trains and self.is_small,
+            sums.add_parts: has_parts,
+            shuffle.sample_order: True,
+            gather.gather_rows: True,
+            gather.gather_labels: True,
+            gather.copy: any(map(self.keeps_z, self.architecture.activations)),
+            transpose.panels_to_rows: True,
+            transpose.panels_to_features: is_narrow or lists_gradients,
+            updates.flush_rows: self.trains and self.update is None,
+            samples.forward_block: True,
+            samples.loss_block: self.with_loss,
+            samples.backward_block: self.trains,
+            samples.gradient_block: self.trains and self.is_small,
+            parameters.parameters_task: self.trains,
+        }
+        leaves = {
+            FIELDS_OF_LEAVES.get(leaf.__name__, leaf.__name__): leaf if is_needed else None
+            for leaf, is_needed in needed.items()
+        }
+        loss = LOSSES[self.architecture.loss].leaf if self.with_loss else None
+        return leaves | {"loss": loss, "update": self.update, "shrink": self.shrink}
+
+    def costs(self, n_samples: int) -> tuple[int, int]:
+        """Return rough costs of a task of either phase of a step, in multiply-adds."""
+        in_block, in_super_block = min(self.block, n_samples), min(self.super_block, n_samples)
+        block_cost, parameters_cost = _samples_cost(self.layout, in_block), ELEMENT_COST * self.layout.n_params
+        if self.is_small:
+            block_cost += _gradient_cost(self.layout, in_block)
+        else:
+            parameters_cost += _gradient_cost(self.layout, in_super_block)
+        return block_cost + TASK_COST, parameters_cost // self.n_tasks + TASK_COST
+
+
+# Fields of `LEAVES` that are not named as their leaf.
+FIELDS_OF_LEAVES = {"sample_order": "order", "gather_rows": "gather", "gather_labels": "labels"}
+
+
+def step_cost(architecture: Architecture, n_samples: int) -> int:
+    """Return the rough cost of a whole step, in multiply-adds."""
+    layout = architecture.layout
+    per_sample = _samples_cost(layout, n_samples) + _gradient_cost(layout, n_samples)
+    return per_sample + ELEMENT_COST * layout.n_params + 2 * TASK_COST
+
+
+def _samples_cost(layout: Layout, n_samples: int) -> int:
+    return n_samples * (2 * _n_weights(layout) + ELEMENT_COST * sum(layout.sizes))
+
+
+def _gradient_cost(layout: Layout, n_samples: int) -> int:
+    return n_samples * _n_weights(layout)
+
+
+def _n_weights(layout: Layout) -> int:
+    return sum(n_in * n_out for n_in, n_out in pairwise(layout.sizes))
+
+
+def _is_packed(n_in: int, n_out: int) -> bool:
+    return n_in * n_out > PACK_ABOVE
+
+
+def _row_blocks(n_rows: int, n_columns: int, n_workers: int) -> list[tuple[int, int]]:
+    """Cut rows into blocks (first, number), as equal as whole tiles allow, whose rectangles fit into the scratch.
+
+    Every worker gets as many of them where there are enough rows.
+    """
+    most = min(RECTANGLE // min(n_columns, C_BLOCK), M_BLOCK)
+    n_blocks = -(-n_rows // (most // TILE_ROWS * TILE_ROWS))
+    n_tiles = -(-n_rows // TILE_ROWS)
+    n_blocks = min(-(-n_blocks // n_workers) * n_workers, n_tiles)
+    starts = [number * n_tiles // n_blocks * TILE_ROWS for number in range(n_blocks)]
+    return [(start, stop - start) for start, stop in zip(starts, [*starts[1:], n_rows], strict=True)]
+
+
+def _strips(n_in: int, strip: int) -> list[tuple[int, int]]:
+    """Cut the rows of a layer into strips (first, number), the last of which has the biases below it."""
+    starts = range(0, n_in, strip)
+    return [(start, stop - start) for start, stop in zip(starts, [*starts[1:], n_in + 1], strict=True)]

@@ -1,0 +1,107 @@
+"""Every call of a leaf passes what the leaf takes: nothing checks that when it runs, and a wrong one is a wild jump."""
+
+import ast
+import importlib
+import pkgutil
+from pathlib import Path
+
+import numba
+import pytest
+from numba import types
+from numba.core import ir
+
+import fastbp.kernels
+from fastbp import _jit
+from fastbp.kernels import calls, training
+from fastbp.kernels.activations import ACTIVATIONS
+from fastbp.kernels.losses import LOSSES
+from fastbp.kernels.tables import LEAVES
+from fastbp.plan import FIELDS_OF_LEAVES
+
+MODULES = [
+    importlib.import_module(module.name) for module in pkgutil.walk_packages(fastbp.kernels.__path__, "fastbp.kernels.")
+]
+
+
+def all_leaves():
+    return {value for module in MODULES for value in vars(module).values() if isinstance(value, _jit.Leaf)}
+
+
+def leaves_of_fields():
+    """The leaves that may stand behind each address of a plan or layer."""
+    by_field = {name: set() for name in (*LEAVES.names, "activation", "derivative")}
+    chosen = {"loss": {loss.leaf for loss in LOSSES.values()}}
+    chosen["activation"] = {activation.forward for activation in ACTIVATIONS.values()}
+    chosen["derivative"] = {activation.backward for activation in ACTIVATIONS.values()} - {None}
+    chosen["update"] = {leaf for leaf in all_leaves() if leaf.__module__.endswith("updates")} - {
+        leaf for leaf in all_leaves() if leaf.__name__ in ("shrink", "flush_rows")
+    }
+    for leaf in all_leaves() - set().union(*chosen.values()):
+        by_field[FIELDS_OF_LEAVES.get(leaf.__name__, leaf.__name__)].add(leaf)
+    return by_field | chosen
+
+
+def sites_in_source():
+    """(file, line) of every call of a leaf."""
+    sites = set()
+    for module in MODULES:
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "call":
+                sites.add((module.__file__, node.lineno))
+    return sites
+
+
+def typed_functions():
+    """Numba's typed form of every leaf, entry point and helper of theirs."""
+    for leaf in all_leaves():
+        yield leaf._compile_anew("float32").type_annotation
+    for entry in (training.train, training.evaluate, training.predict):
+        plain = numba.njit(error_model="numpy")(entry.py_func)
+        n = entry.py_func.__code__.co_argcount
+        plain.compile((types.intp,) * n)
+        yield plain.overloads[(types.intp,) * n].type_annotation
+    for module in MODULES:
+        for value in vars(module).values():
+            if isinstance(value, numba.core.dispatcher.Dispatcher):
+                for compiled in value.overloads.values():
+                    yield compiled.type_annotation
+
+
+def typed_sites(annotation):
+    """(file, line), field and types of the arguments of each call of a leaf in a typed function."""
+    assignments = [stmt for block in annotation.blocks.values() for stmt in block.body if isinstance(stmt, ir.Assign)]
+    definitions = {assignment.target.name: assignment.value for assignment in assignments}
+    for expression in definitions.values():
+        if isinstance(expression, ir.Expr) and expression.op == "call":
+            function = definitions.get(expression.func.name)
+            if isinstance(function, ir.Global) and function.value is calls.call:
+                field, arguments = expression.args
+                place = annotation.filename, expression.loc.line
+                yield place, definitions[field.name].attr, annotation.typemap[arguments.name].types
+
+
+@pytest.fixture(scope="module")
+def sites():
+    return [site for annotation in typed_functions() for site in typed_sites(annotation)]
+
+
+def test_every_call_of_a_leaf_passes_as_many_and_such_arguments_as_the_leaf_takes(sites):
+    candidates = leaves_of_fields()
+    for place, field, given in sites:
+        assert candidates[field], f"{place}: no leaf stands behind {field}"
+        for leaf in candidates[field]:
+            taken = leaf._signature(types.float32).args
+            assert len(given) == len(taken), f"{place}: {leaf} takes {len(taken)} arguments, not {len(given)}"
+            for number, (kind, wanted) in enumerate(zip(given, taken, strict=True)):
+                is_float = isinstance(kind, types.Float)
+                assert is_float == isinstance(wanted, types.Float), f"{place}: argument {number} of {leaf} is {kind}"
+
+
+def test_no_call_of_a_leaf_is_missed(sites):
+    in_source = sites_in_source()
+    assert len(in_source) > 30
+    assert {place for place, _, _ in sites} == in_source
+
+
+def test_every_field_has_its_leaf_and_every_leaf_its_field():
+    assert {field for field, leaves in leaves_of_fields().items() if not leaves} == set()
