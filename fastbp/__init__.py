@@ -1,6 +1,7 @@
 """fastbp trains dense neural networks on a CPU at the machine's arithmetic limit."""
 
 from fastbp import schedules
+from fastbp._version import __version__ as __version__
 from fastbp.errors import DivergenceError
 from fastbp.history import History
 from fastbp.model import MLP
@@ -28,4 +29,3 @@ __all__ = [
     "schedules",
     "show_versions",
 ]
-__version__ = "0.1.0"

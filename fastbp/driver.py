@@ -14,32 +14,36 @@ from fastbp import schedules
 from fastbp.errors import DivergenceError
 from fastbp.kernels import training as kernel
 from fastbp.kernels import updates
-from fastbp.kernels.tables import DEALING, LOSS_SUMS, OPTIMIZER, RECORD, RULE, RUN, table
+from fastbp.kernels.tables import DEALING, RECORD, RULE, RUN
 from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from fastbp.pacing import Crew
-from fastbp.plan import Plan, step_cost
-from fastbp.sources import NO_DATA
+from fastbp.plan import Plan, capacity_for, step_cost
 from fastbp.state import NO_LIMIT, Buffers, Position
 from fastbp.workers import run_team
-from fastbp.workspace import Workspace
 
 if TYPE_CHECKING:
     from fastbp._jit import Leaf
     from fastbp.plan import Architecture
+    from fastbp.program import Program, Programs
     from fastbp.sources import Data
 
 __all__ = [
     "Driver",
     "Rule",
     "Stepper",
-    "gradient",
     "rule_of",
+    "single_step",
+    "training_plan",
 ]
 
 _MAX_STEPS_PER_CALL = 1 << 16  # bounds the table of learning rates
 _LARGE = 1e4  # data of this size is more likely to blame for a divergence than the learning rate
 
 Array = npt.NDArray[Any]
+
+_NO_CONSTANTS = np.zeros(1)
+_OF_WORKER = ["cursor", "totals", "records", "rules"]  # fields of RUN
+_OF_ALL_WORKERS = ["coefficients", "n_records", "n_rules", "first_step"]
 
 
 class Rule(NamedTuple):
@@ -86,16 +90,16 @@ class _Rates(NamedTuple):
 class _Call:
     """One call of the kernel, for each worker; keeps alive whatever a helper may touch, however late it comes."""
 
-    def __init__(self, plans: Array, source: Array, dealing: Array, runs: Array, n_workers: int, *kept: object) -> None:
-        self._plans, self._source, self._dealing, self._runs = plans, source, dealing, runs
-        self._n_workers, self._kept = n_workers, kept
+    def __init__(self, program: Program, source: Array, n_workers: int, *kept: object) -> None:
+        self._program, self._source, self._n_workers, self._kept = program, source, n_workers, kept
 
     def __call__(self, worker: int, sync: npt.NDArray[np.int64]) -> int:
+        plans, runs, dealing = self._program.addresses
         status = kernel.train(
-            self._plans.ctypes.data,
+            plans,
             self._source.ctypes.data,
-            self._dealing.ctypes.data,
-            self._runs[worker : worker + 1].ctypes.data,
+            dealing,
+            runs + worker * RUN.itemsize,
             sync.ctypes.data,
             int(worker > 0),
             self._n_workers,
@@ -104,43 +108,45 @@ class _Call:
 
 
 class Driver:
-    """Calls of the kernel for one plan: prepares each, paces it, and keeps steps whole.
+    """Calls of the kernel for one program: prepares each, paces it, and keeps steps whole.
 
-    Without a rule the gradient is computed and nothing is updated.
+    Parameters
+    ----------
+    program : Program
+        Nobody else's as long as this driver is at work.
+    buffers : Buffers
+    rule : Rule, optional
+        Without it the gradient is computed and nothing is updated.
+    position : Position
+    data : Data
+    batch_size : int
+        No more than the program holds.
+    records : ndarray, shape (n_records,), RECORD, optional
+        Of epochs that end during one call; one by default.
+    rules : ndarray, shape (n_rules,), RULE, optional
     """
 
     def __init__(
         self,
-        architecture: Architecture,
+        program: Program,
         buffers: Buffers,
         rule: Rule | None,
         position: Position,
         data: Data,
         batch_size: int,
-        n_workers: int = 1,
+        records: Array | None = None,
+        rules: Array | None = None,
     ) -> None:
-        plan = Plan(
-            architecture,
-            batch_size,
-            trains=True,
-            with_loss=True,
-            update=None if rule is None else rule.update,
-            shrink=None if rule is None else rule.shrink,
-            n_workers=n_workers,
-        )
-        self._workspace = Workspace(plan, buffers.params, buffers.grads)
+        self._program, plan = program, program.plan
         self._buffers, self._rule, self._position, self.data = buffers, rule, position, data
         self.batch_size, self._process = batch_size, os.getpid()
-        self._step_cost = step_cost(architecture, batch_size)
-        self._crew = Crew(min(n_workers, max(plan.n_blocks, plan.n_tasks)))
-        self._unit_sums = np.zeros(plan.n_units, LOSS_SUMS)
-        self._label_flags = np.zeros(plan.n_blocks, np.int64)
-        self._update_flags = np.zeros(plan.n_tasks, np.int64)
+        self._step_cost = step_cost(plan.architecture, batch_size)
+        self._crew = Crew(min(plan.n_workers, max(plan.n_blocks, plan.n_tasks)))
         self.dealing = np.zeros((), DEALING)
         self.dealing[["batch_size", "epoch_size", "last_epoch"]] = batch_size, batch_size, NO_LIMIT
         self.dealing[["block_cost", "task_cost"]] = plan.costs(batch_size)
-        self.records = np.zeros(1, RECORD)
-        self.rules = np.zeros(0, RULE)
+        self.records = np.zeros(1, RECORD) if records is None else records
+        self.rules = np.zeros(0, RULE) if rules is None else rules
         self._start = self._stop = 0.0  # of the last call, by time.perf_counter
         self._rates = _Rates(position.n_steps, np.zeros(1), np.zeros((1, 1)), 0.0)
 
@@ -177,7 +183,7 @@ class Driver:
 
         Returns the kernel's status, `kernel.PAUSED` if there was nothing to finish. May begin anew at any place.
         """
-        cursor, super_block = self._position.cursor, self._workspace.plan.super_block
+        cursor, super_block = self._position.cursor, self._program.plan.super_block
         batch = min(self.batch_size, int(self.dealing["epoch_size"] - cursor["position"]))
         is_last = (int(cursor["super_blocks_done"]) + 1) * super_block >= batch
         step, status = self._position.n_steps, kernel.PAUSED
@@ -224,7 +230,8 @@ class Driver:
         position = self._position
         n_epochs = min(self.records.shape[0], int(self.dealing["last_epoch"]) - position.n_epochs)
         per_epoch = -(-int(self.dealing["epoch_size"]) // self.batch_size)
-        return n_epochs * per_epoch + int(position.cursor["position"]) // -self.batch_size
+        n_taken = -(int(position.cursor["position"]) // -self.batch_size)
+        return int(n_epochs * per_epoch - n_taken)
 
     def _ask_schedule(self, last_step: int) -> None:
         """Get the learning rates up to `last_step`."""
@@ -239,35 +246,23 @@ class Driver:
         self._rates = _Rates(first_step, rates, coefficients, last_rate)
 
     def _call(self, last_step: int, budget: int, n_workers: int) -> int:
-        moments, coefficients = self._buffers.moments, self._rates.coefficients
-        constants = np.zeros(1) if self._rule is None else self._rule.constants
-        optimizer = {
-            "state": moments.ctypes.data,
-            "state_row": moments.strides[0] // moments.itemsize,
-            "constants": constants.ctypes.data,
-            "n_coefficients": coefficients.shape[1],
-            "decay_biases": int(self._rule is not None and self._rule.decays_biases),
-        }
-        optimizers = table(OPTIMIZER, [optimizer])
-        run = {
-            "unit_sums": self._unit_sums.ctypes.data,
-            "label_flags": self._label_flags.ctypes.data,
-            "update_flags": self._update_flags.ctypes.data,
-            "optimizer": optimizers.ctypes.data,
-            "coefficients": coefficients.ctypes.data,
-            "n_records": self.records.shape[0],
-            "n_rules": self.rules.shape[0],
-            "first_step": self._rates.first_step,
-        }
-        source, dealing = self.data.source(), self.dealing.copy()
-        dealing[["last_step", "budget"]] = last_step, budget
+        program, moments, coefficients = self._program, self._buffers.moments, self._rates.coefficients
+        constants = _NO_CONSTANTS if self._rule is None else self._rule.constants
+        decays_biases = self._rule is not None and self._rule.decays_biases
+        row = moments.strides[0] // moments.itemsize
+        program.optimizer[0] = (
+            moments.ctypes.data, row, constants.ctypes.data, coefficients.shape[1], decays_biases
+        )  # fmt: skip
+        program.dealing[0] = self.dealing
+        program.dealing[["last_step", "budget"]] = last_step, budget
         # What a worker decides by, each of its own: all come to the same decisions, and worker 0's are kept.
         shared = (self._position.cursor, self._position.totals, self.records, self.rules)
         own = [shared, *(tuple(array.copy() for array in shared) for _ in range(1, n_workers))]
-        runs = table(RUN, [run | _addresses(*arrays) for arrays in own])
-        kept = self._workspace, self._buffers, self.data, constants, coefficients, optimizers, own
-        flags = self._unit_sums, self._label_flags, self._update_flags
-        call = _Call(self._workspace.plans, source, dealing, runs, n_workers, *kept, *flags)
+        for worker, arrays in enumerate(own):
+            program.runs[_OF_WORKER][worker] = tuple([array.ctypes.data for array in arrays])
+        of_all = coefficients.ctypes.data, self.records.shape[0], self.rules.shape[0], self._rates.first_step
+        program.runs[_OF_ALL_WORKERS] = of_all
+        call = _Call(program, self.data.source(), n_workers, self._buffers, self.data, constants, coefficients, own)
         self._start = time.perf_counter()
         try:
             with self._buffers.calls:
@@ -277,27 +272,12 @@ class Driver:
         return status
 
 
-def _addresses(cursor: Array, totals: Array, records: Array, rules: Array) -> dict[str, int]:
-    """Return the fields of `RUN` of which each worker has its own."""
-    arrays = {"cursor": cursor, "totals": totals, "records": records, "rules": rules}
-    return {name: array.ctypes.data for name, array in arrays.items()}
-
-
-def gradient(architecture: Architecture, params: Array, data: Data) -> tuple[float, Array]:
-    """Return the mean loss over the data and its gradient; NaN where the loss is not finite."""
-    buffers, position = Buffers(params, n_moments=0), Position()
-    driver = Driver(architecture, buffers, None, position, data, data.x.shape[0])
-    loss = _single_step(driver, position)
-    if not math.isfinite(loss):
-        buffers.grads[:] = np.nan
-    return loss, buffers.grads
-
-
 class Stepper:
     """Takes single steps on batches of the caller's own, outside the epochs of a run.
 
     Parameters
     ----------
+    programs : Programs
     architecture : Architecture
     buffers : Buffers
     rule : Rule
@@ -305,21 +285,22 @@ class Stepper:
         Counts the steps, in nothing but its number of steps.
     """
 
-    def __init__(self, architecture: Architecture, buffers: Buffers, rule: Rule, position: Position) -> None:
-        self._architecture, self._buffers, self._rule, self._position = architecture, buffers, rule, position
-        self._driver: Driver | None = None  # for batches of one size, usually the only one
+    def __init__(
+        self, programs: Programs, architecture: Architecture, buffers: Buffers, rule: Rule, position: Position
+    ) -> None:
+        self._programs, self._architecture = programs, architecture
+        self._buffers, self._rule, self._position = buffers, rule, position
+        self._driver: Driver | None = None  # of the last step
         self._first_step = position.n_steps
 
     def step(self, data: Data, n_steps: int) -> float:
         """Take one step on all the data after `n_steps` others; returns the mean loss before it."""
-        batch_size, driver = data.x.shape[0], self._driver
+        batch_size = data.x.shape[0]
         self._first_step = n_steps
         self._position.start_at(n_steps)
-        if driver is None or driver.batch_size != batch_size:
-            driver = Driver(self._architecture, self._buffers, self._rule, self._position, data, batch_size)
-            self._driver = driver
-        driver.data = data
-        loss = _single_step(driver, self._position)
+        program = self._programs.training(training_plan(self._architecture, self._rule, batch_size))
+        self._driver = driver = Driver(program, self._buffers, self._rule, self._position, data, batch_size)
+        loss = single_step(driver, self._position)
         if not math.isfinite(loss):
             driver.raise_if_failed(kernel.DIVERGED)
         return loss
@@ -328,12 +309,20 @@ class Stepper:
         """Make the step whole, or as if it had not begun. May begin anew at any place."""
         if self._driver is not None and not self._driver.is_lost:
             self._driver.settle()
-            self._driver.data = NO_DATA  # the caller's batch is not kept alive
+            self._driver = None  # the caller's batch is not kept alive
         if self._position.n_steps > self._first_step:
             self._buffers.set_aside = None
 
 
-def _single_step(driver: Driver, position: Position) -> float:
+def training_plan(architecture: Architecture, rule: Rule, n_samples: int, n_workers: int = 1) -> Plan:
+    """Return the plan of steps by a rule on so many samples."""
+    capacity = capacity_for(n_samples, architecture.dtype)
+    return Plan(
+        architecture, capacity, trains=True, with_loss=True, update=rule.update, shrink=rule.shrink, n_workers=n_workers
+    )
+
+
+def single_step(driver: Driver, position: Position) -> float:
     """Take one step; returns the mean loss before it, which is NaN or infinite if it was not taken."""
     last_step, status = position.n_steps + 1, kernel.PAUSED
     while status == kernel.PAUSED and position.n_steps < last_step:

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbp import _jit
-from fastbp.driver import Driver
+from fastbp.driver import Driver, training_plan
+from fastbp.evaluation import evaluate, outputs_for, predict
 from fastbp.history import metric_value
 from fastbp.kernels import training as kernel
 from fastbp.kernels.tables import RECORD
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from fastbp.driver import Rule
     from fastbp.history import History
-    from fastbp.model import MLP
+    from fastbp.network import Network
     from fastbp.sources import Data
     from fastbp.state import Buffers, RunState
 
@@ -70,7 +71,7 @@ class Loop:
 
     Parameters
     ----------
-    model : MLP
+    network : Network
     rule : Rule
     buffers : Buffers
     state : RunState
@@ -89,7 +90,7 @@ class Loop:
 
     def __init__(
         self,
-        model: MLP,
+        network: Network,
         rule: Rule,
         buffers: Buffers,
         state: RunState,
@@ -107,25 +108,25 @@ class Loop:
         n_samples = data.x.shape[0]
         self._compiled_before = _jit.compile_seconds(), _jit.n_compiled()
         self._start = time.perf_counter()
-        self._model, self._buffers, self._history, self._data = model, buffers, history, data
+        self._network, self._buffers, self._history, self._data = network, buffers, history, data
         self._position, self._memory = position, memory = state.position, state.memory
         self._validated = self._memory.seen[0] if self._memory.seen is not None else 0  # epochs, with their metrics
         position.data = data
         self._set_aside = buffers.set_aside if buffers.is_untouched else None
         self._limits, self._validation = limits, validation
-        self._decisions = model._decisions_per_sample()
+        self._decisions = network.decisions_per_sample
         self._first_step, self._first_epoch = position.n_steps, position.n_epochs
         self._ended = _Ended(self._first_epoch, self._start)
         self._epoch_size = n_samples // batch_size * batch_size if drop_last else n_samples
         self._batch_size = batch_size
         self._last_step = _sum_of_limits(self._first_step, limits.max_steps)
         last_epoch = _sum_of_limits(self._first_epoch, limits.epochs)
-        n_workers = workers_for(threads, step_cost(model._architecture, batch_size))
-        self._driver = driver = Driver(model._architecture, buffers, rule, position, data, batch_size, n_workers)
-        driver.rules = memory.table
+        n_workers = workers_for(threads, step_cost(network.architecture, batch_size))
+        program = network.programs.training(training_plan(network.architecture, rule, batch_size, n_workers))
         # Python looks at every epoch's end if there is validation data.
         n_records = 1 if validation is not None else min(_MAX_EPOCHS_PER_CALL, last_epoch - self._first_epoch)
-        driver.records = np.zeros(n_records, RECORD)
+        records = np.zeros(n_records, RECORD)
+        self._driver = driver = Driver(program, buffers, rule, position, data, batch_size, records, memory.table)
         driver.dealing["epoch_size"], driver.dealing["last_epoch"] = self._epoch_size, last_epoch
         driver.dealing["shuffle"] = shuffle and batch_size < n_samples  # of all samples, any order has the same mean
         driver.dealing["seed"] = seed - 2**64 if seed >= 2**63 else seed
@@ -193,8 +194,8 @@ class Loop:
         self._driver.compile()
         if self._validation is not None:
             data = self._validation.data
-            self._model._evaluate(replace(data, x=data.x[:1], y=data.y[:1]))
-            self._model._predict(data.x[:1])
+            evaluate(self._network, replace(data, x=data.x[:1], y=data.y[:1]))
+            outputs_for(self._network, data.x[:1])
         seconds, n_compiled = self._compiled_before
         seconds, n_compiled = _jit.compile_seconds() - seconds, _jit.n_compiled() - n_compiled
         self._history.compile_seconds += seconds
@@ -209,7 +210,7 @@ class Loop:
         metrics = [name for name in validation.metrics if name in self._history.metrics]
         unvalidated = position.unvalidated
         if self._memory.seen is None:
-            self._memory.look(position.n_epochs, *self._model._evaluate(validation.data), self._buffers)
+            self._memory.look(position.n_epochs, *evaluate(self._network, validation.data), self._buffers)
         elif unvalidated is not None and unvalidated.tobytes() == self._buffers.params.tobytes():
             self._validate(validation, metrics)
         position.unvalidated = None
@@ -256,11 +257,11 @@ class Loop:
         """
         n_epochs, history = self._position.n_epochs, self._history
         if self._memory.seen is None or self._memory.seen[0] < n_epochs:
-            self._memory.look(n_epochs, *self._model._evaluate(validation.data), self._buffers)
+            self._memory.look(n_epochs, *evaluate(self._network, validation.data), self._buffers)
         self._record_validation()
         unknown = [name for name in metrics if math.isnan(history._last(name))]
         if unknown:
-            prediction, y = self._model.predict(validation.data.x), validation.data.y.view()
+            prediction, y = predict(self._network, validation.data.x), validation.data.y.view()
             y.flags.writeable = False  # it is the user's own array
             for name in unknown:
                 history._fill(n_epochs, **{name: metric_value(name, validation.metrics[name](y, prediction))})

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import copy
-import math
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastbp import arrays, checks, errors, sources
-from fastbp.buffers import aligned_copy
-from fastbp.driver import gradient
+from fastbp import arrays, checks, evaluation
 from fastbp.initializers import initialize
-from fastbp.kernels import training
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
-from fastbp.kernels.tables import LOSS_SUMS
 from fastbp.layout import Layout, Views
 from fastbp.names import folded, name_of
+from fastbp.network import Network
 from fastbp.optimizers import Adam, Optimizer
-from fastbp.pacing import ranges
-from fastbp.plan import Architecture, Plan
-from fastbp.turn import Turn
-from fastbp.workspace import Workspace
+from fastbp.plan import Architecture
+from fastbp.run import Run
 
 if TYPE_CHECKING:
     from fastbp.history import History
@@ -34,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["MLP"]
 
 _DTYPES = ("float32", "float64")
-_WHOLE_BLOCK = 1 << 20  # samples, more than any block has
 
 
 class MLP:
@@ -111,22 +103,19 @@ class MLP:
         dtype: npt.DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
-        checks.first_initialisation(self, "_turn")
+        checks.first_initialisation(self, "_network")
         layout = Layout(sizes)
         activations = (
             *_hidden_activations(activation, layout.n_layers - 1),
             _output_activation(output, layout.sizes[-1]),
         )
         number = _dtype_of(dtype)
-        self._architecture = Architecture(layout, activations, _loss_of(loss, activations[-1]), number)
         self.seed = checks.seed_of(seed)
-        rng = np.random.default_rng(self.seed)
-        self._params = aligned_copy(initialize(init, layout.sizes, activations, number, rng), number)
-        self._history: History | None = None
-        self._of_thread, self._turn = threading.local(), Turn()
+        params = initialize(init, layout.sizes, activations, number, np.random.default_rng(self.seed))
+        self._network = Network(Architecture(layout, activations, _loss_of(loss, activations[-1]), number), params)
 
     def __repr__(self) -> str:
-        architecture = self._architecture
+        architecture = self._network.architecture
         hidden = architecture.activations[:-1]
         activation = hidden[0] if len(set(hidden)) == 1 else list(hidden)
         shown = f"{list(self.sizes)}, " + (f"activation={activation!r}, " if hidden else "")
@@ -137,27 +126,27 @@ class MLP:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Widths of the input, of every hidden layer and of the output."""
-        return self._architecture.layout.sizes
+        return self._network.architecture.layout.sizes
 
     @property
     def activations(self) -> tuple[str, ...]:
         """Names of the activations, one per layer, the output's last."""
-        return self._architecture.activations
+        return self._network.architecture.activations
 
     @property
     def loss_name(self) -> str:
         """Name of the loss."""
-        return self._architecture.loss
+        return self._network.architecture.loss
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Dtype of parameters, arithmetic and predictions."""
-        return self._architecture.dtype
+        return self._network.architecture.dtype
 
     @property
     def n_params(self) -> int:
         """Number of parameters."""
-        return self._architecture.layout.n_params
+        return self._network.architecture.layout.n_params
 
     @property
     def params(self) -> npt.NDArray[Any]:
@@ -165,31 +154,31 @@ class MLP:
 
         A view of the memory that the kernels share: writing to it changes the model. Assigning to `params` copies in.
         """
-        self._turn.settle()
-        return self._params.view()
+        self._network.turn.settle()
+        return self._network.params.view()
 
     @params.setter
     def params(self, values: npt.ArrayLike) -> None:
-        self._turn.settle()
-        self._params[:] = arrays.parameters(values, self._params.size, self._architecture.dtype)
+        self._network.turn.settle()
+        self._network.params[:] = arrays.parameters(values, self._network.params.size, self._network.architecture.dtype)
 
     @property
     def weights(self) -> Views:
         """Views of each layer's weights, shape (n_in, n_out); assigning to one of them copies in."""
-        self._turn.settle()
-        return self._architecture.layout.weights(self._params)
+        self._network.turn.settle()
+        return self._network.architecture.layout.weights(self._network.params)
 
     @property
     def biases(self) -> Views:
         """Views of each layer's biases, shape (n_out,); assigning to one of them copies in."""
-        self._turn.settle()
-        return self._architecture.layout.biases(self._params)
+        self._network.turn.settle()
+        return self._network.architecture.layout.biases(self._network.params)
 
     @property
     def history(self) -> History | None:
         """The history of the last fit, or of the one that runs."""
-        self._turn.settle()
-        return self._history
+        self._network.turn.settle()
+        return self._network.history
 
     def fit(
         self,
@@ -218,10 +207,8 @@ class MLP:
         History
             Also kept as `history`, which holds the record so far if the fit is interrupted.
         """
-        from fastbp.trainer import Trainer  # the trainer knows the model, not the other way round
-
-        trainer = Trainer(
-            self,
+        run = Run(
+            self._network,
             optimizer=optimizer,
             batch_size=batch_size,
             shuffle=shuffle,
@@ -229,7 +216,7 @@ class MLP:
             threads=threads,
             seed=seed,
         )
-        return trainer.fit(
+        return run.fit(
             x,
             y,
             epochs=epochs,
@@ -266,25 +253,12 @@ class MLP:
         RuntimeWarning
             If an output is not finite; it names the first.
         """
-        self._turn.settle()
-        layout, dtype = self._architecture.layout, self._architecture.dtype
+        self._network.turn.settle()
+        layout, dtype = self._network.architecture.layout, self._network.architecture.dtype
         array = arrays.features(x, layout.sizes[0], dtype, allow_empty=True)
-        result = arrays.output(out, (array.shape[0], layout.sizes[-1]), dtype, array, self._params)
-        self._predict(array, result)
-        if not np.isfinite(result).all():
-            self._warn(_where_not_finite(result))
+        result = arrays.output(out, (array.shape[0], layout.sizes[-1]), dtype, array, self._network.params)
+        evaluation.predict(self._network, array, result)
         return result if out is None else out
-
-    def _predict(self, x: npt.NDArray[Any], result: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
-        """Write the outputs for checked features, without a word about those that are not finite."""
-        if result is None:
-            result = np.empty((x.shape[0], self._architecture.layout.sizes[-1]), self._architecture.dtype)
-        workspace = self._workspace(with_loss=False)
-        plan, source = workspace.plans.ctypes.data, sources.source_of(x)
-        block, cost = workspace.plan.block, workspace.plan.costs(x.shape[0])[0]
-        for first, last in ranges(x.shape[0], block, cost):
-            training.predict(plan, source.ctypes.data, first, last, result.ctypes.data)
-        return result
 
     def loss(self, x: npt.ArrayLike, y: npt.ArrayLike) -> float:
         """Return the mean loss over the samples.
@@ -306,12 +280,8 @@ class MLP:
         RuntimeWarning
             If the loss is not finite; it names the first row and output that is not.
         """
-        self._turn.settle()
-        data = self._checked_data(x, y)
-        loss = self._evaluate(data)[0]
-        if not math.isfinite(loss):
-            self._warn_of_overflow(data)
-        return loss
+        self._network.turn.settle()
+        return evaluation.loss(self._network, self._network.checked_data(x, y))
 
     def loss_and_grad(self, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[float, npt.NDArray[Any]]:
         """Return the mean loss over the samples and its exact gradient.
@@ -337,96 +307,16 @@ class MLP:
         RuntimeWarning
             If the loss is not finite; it names the first row and output that is not. Or if the gradient is not.
         """
-        self._turn.settle()
-        data = self._checked_data(x, y)
-        loss, grad = gradient(self._architecture, self._params, data)
-        if not math.isfinite(loss):
-            self._warn_of_overflow(data)
-        elif not np.isfinite(grad).all():
-            self._warn("the gradient is not finite, though the loss is")
-        return loss, grad
-
-    def _checked_data(self, x: npt.ArrayLike, y: npt.ArrayLike, names: tuple[str, str] = ("x", "y")) -> sources.Data:
-        """Check a pair of features and targets and return it in the form that the kernels read."""
-        features = arrays.features(x, self._architecture.layout.sizes[0], self._architecture.dtype, name=names[0])
-        targets, is_labels = arrays.targets(
-            y,
-            features.shape[0],
-            self._architecture.layout.sizes[-1],
-            self._architecture.dtype,
-            classes=self._architecture.loss == "cross_entropy",
-            binary=self._architecture.loss == "binary_cross_entropy",
-            name=names[1],
-        )
-        return sources.Data(features, targets, is_labels)
-
-    def _evaluate(self, data: sources.Data) -> tuple[float, float]:
-        """Return the mean loss and the accuracy (NaN where the output is no class)."""
-        n_samples = data.x.shape[0]
-        workspace = self._workspace(with_loss=True)
-        plan, source = workspace.plans.ctypes.data, data.source()
-        sums, n_outside = np.zeros(1 + workspace.plan.n_units, LOSS_SUMS), 0
-        block, cost = workspace.plan.block, workspace.plan.costs(n_samples)[0]
-        for first, last in ranges(n_samples, block, cost):
-            n_outside += training.evaluate(plan, source.ctypes.data, first, last, sums.ctypes.data)
-        if n_outside:
-            raise ValueError(f"y changed while it was read: {n_outside} labels are out of range now")
-        loss, right = sums[0].item()
-        return loss / n_samples, right / (n_samples * self._decisions_per_sample())
-
-    def _warn_of_overflow(self, data: sources.Data) -> None:
-        """Warn that the loss of these data, which are finite, is not, and say where it comes from."""
-        outputs = self._predict(data.x)
-        is_finite = np.isfinite(outputs).all()
-        self._warn("the loss is not finite, though all outputs are" if is_finite else _where_not_finite(outputs))
-
-    def _warn(self, problem: str) -> None:
-        """Warn that a result is not finite, and say why."""
-        if not np.isfinite(self._params).all():
-            cause = "params are not finite"
-        elif self._architecture.dtype == np.float32:
-            cause = "float32 overflows on the way: scale the data, or use dtype='float64'"
-        else:
-            cause = "float64 overflows on the way: scale the data"
-        errors.warn(f"{problem}; {cause}")
-
-    def _workspace(self, with_loss: bool) -> Workspace:
-        """Return this thread's workspace for a block of samples: building one takes longer than a small prediction."""
-        kept: dict[str, Workspace] = self._of_thread.__dict__
-        key = "evaluation" if with_loss else "prediction"
-        if key not in kept:
-            plan = Plan(self._architecture, _WHOLE_BLOCK, trains=False, with_loss=with_loss)
-            kept[key] = Workspace(plan, self._params)
-        return kept[key]
-
-    def _decisions_per_sample(self) -> float:
-        """Return how many classes each sample decides on; NaN where the output is no class."""
-        loss = self._architecture.loss
-        if loss == "cross_entropy":
-            return 1.0
-        return float(self._architecture.layout.sizes[-1]) if loss == "binary_cross_entropy" else math.nan
+        self._network.turn.settle()
+        return evaluation.loss_and_grad(self._network, self._network.checked_data(x, y))
 
     def __copy__(self) -> MLP:
         """Return a copy that shares nothing with this model."""
         return copy.deepcopy(self)
 
-    def __getstate__(self) -> dict[str, Any]:
-        self._turn.settle()
-        state = self.__dict__.copy()
-        del state["_turn"], state["_of_thread"]
-        return state
-
     def __setstate__(self, state: dict[str, Any]) -> None:
-        checks.first_initialisation(self, "_turn")
+        checks.first_initialisation(self, "_network")
         self.__dict__.update(state)
-        self._params = aligned_copy(self._params, self._architecture.dtype)
-        self._of_thread, self._turn = threading.local(), Turn()
-
-
-def _where_not_finite(outputs: npt.NDArray[Any]) -> str:
-    """Return in words which output of which row is the first that is not finite."""
-    row, output = np.argwhere(~np.isfinite(outputs))[0]
-    return f"the prediction of row {row} is not finite in output {output}: {outputs[row, output]}"
 
 
 def _hidden_activations(activation: str | Sequence[str], n_hidden: int) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fastbp._jit import Leaf
     from fastbp.layout import Layout
 
-__all__ = ["NEVER", "Architecture", "Plan", "Ways", "step_cost"]
+__all__ = ["NEVER", "Architecture", "Plan", "Ways", "capacity_for", "step_cost"]
 
 NEVER = int(np.iinfo(np.int64).max)  # a threshold that no number of samples reaches
 
@@ -318,6 +318,12 @@ class Plan:
 
 # Fields of `LEAVES` that are not named as their leaf.
 FIELDS_OF_LEAVES = {"sample_order": "order", "gather_rows": "gather", "gather_labels": "labels"}
+
+
+def capacity_for(n_samples: int, dtype: np.dtype[Any]) -> int:
+    """Return the capacity of a program for so many samples: batches of about the same size share one."""
+    step = panel_width(dtype) if n_samples <= SUPER_BLOCK else SUPER_BLOCK
+    return -(-n_samples // step) * step
 
 
 def step_cost(architecture: Architecture, n_samples: int) -> int:

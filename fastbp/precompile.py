@@ -45,7 +45,7 @@ def precompile() -> float:
 
 def _leaves() -> Iterator[Leaf]:
     """Yield every leaf of every kernel module."""
-    for module in pkgutil.iter_modules(kernels.__path__, f"{kernels.__name__}."):
+    for module in pkgutil.walk_packages(kernels.__path__, f"{kernels.__name__}."):
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, Leaf):
                 yield value

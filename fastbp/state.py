@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastbp.buffers import aligned_rows, aligned_zeros, owned
+from fastbp.buffers import aligned_rows, owned
 from fastbp.kernels import training as kernel
 from fastbp.kernels.tables import CURSOR, RULE, TOTALS
 from fastbp.stopping import Convergence, EarlyStopping, StopRule, TargetLoss
@@ -136,7 +136,7 @@ class SetAside(NamedTuple):
 
 
 class Buffers:
-    """The model's parameters with the moments and the gradient, in the memory that kernels write.
+    """The model's parameters with the moments, in the memory that kernels write.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ class Buffers:
 
     Attributes
     ----------
-    params, grads : ndarray, shape (n_params,)
+    params : ndarray, shape (n_params,)
     moments : ndarray, shape (n_moments, n_params)
     set_aside : SetAside or None
         What the run goes on from, if the buffers show the parameters and moments of an earlier epoch.
@@ -154,7 +154,6 @@ class Buffers:
 
     def __init__(self, params: Array, n_moments: int) -> None:
         self.params = params
-        self.grads = aligned_zeros(params.size, params.dtype)
         self.moments = aligned_rows(n_moments, params.size, params.dtype)
         self.set_aside: SetAside | None = None
         self._process, self._calls = os.getpid(), threading.RLock()

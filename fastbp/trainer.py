@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fastbp import checks, schedules
-from fastbp.driver import Stepper, rule_of
-from fastbp.history import History, check_metrics
-from fastbp.loop import Limits, Loop, Validation
-from fastbp.model import MLP
-from fastbp.optimizers import Adam, Optimizer, check_optimizer
-from fastbp.state import Buffers, Position, RuleMemory, RunState
-from fastbp.stopping import EarlyStopping, StopRule, check_rules
-from fastbp.workers import checked_threads
+from fastbp import checks
+from fastbp.network import network_of
+from fastbp.optimizers import Adam, Optimizer
+from fastbp.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     import numpy.typing as npt
 
-    from fastbp.sources import Data
+    from fastbp.history import History
+    from fastbp.model import MLP
+    from fastbp.stopping import StopRule
 
 __all__ = ["Trainer"]
 
@@ -98,18 +94,16 @@ class Trainer:
         seed: int | None = None,
     ) -> None:
         checks.first_initialisation(self, "_run")
-        self._model = _checked_model(model)
-        self._rule = rule_of(check_optimizer(optimizer, self._model._architecture.dtype))
-        self._batch_size = None if batch_size is None else checks.positive_int(batch_size, "batch_size")
-        self._shuffle = checks.flag(shuffle, "shuffle")
-        self._drop_last = checks.flag(drop_last, "drop_last")
-        self._threads = checked_threads(threads)
-        self._seed = checks.seed_of(seed)
-        self._history = History(seed=self._seed)
-        self._buffers = Buffers(self._model._params, self._rule.n_moments)
-        self._run = RunState(Position(), Position(), RuleMemory())
-        self._stepper: Stepper | None = None
-        self._running: Loop | None = None
+        self._model = model
+        self._run = Run(
+            network_of(model),
+            optimizer=optimizer,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            threads=threads,
+            seed=seed,
+        )
 
     def __repr__(self) -> str:
         return f"Trainer({self.model!r}, optimizer={self.optimizer!r}, n_steps={self.n_steps}, seed={self.seed})"
@@ -122,23 +116,23 @@ class Trainer:
     @property
     def seed(self) -> int:
         """The seed that repeats the order of the samples."""
-        return self._seed
+        return self._run.seed
 
     @property
     def optimizer(self) -> Optimizer:
         """The optimizer."""
-        return self._rule.optimizer
+        return self._run.optimizer
 
     @property
     def history(self) -> History:
         """The record of all epochs so far."""
-        self._model._turn.settle()
-        return self._history
+        self._run.network.turn.settle()
+        return self._run.history
 
     @property
     def n_steps(self) -> int:
         """Optimizer steps taken so far."""
-        self._model._turn.settle()
+        self._run.network.turn.settle()
         return self._run.n_steps
 
     def fit(
@@ -204,57 +198,16 @@ class Trainer:
             If x or y hold more digits than float32 and it cannot tell the rows of a column apart: they differ, but by
             less than 2**-12 of the largest magnitude. Subtract the mean, or use ``dtype="float64"``.
         """
-        data = self._model._checked_data(x, y)
-        rules = check_rules(stop)
-        limits = Limits(
-            epochs=None if epochs is None else checks.positive_int(epochs, "epochs"),
-            max_steps=None if max_steps is None else checks.positive_int(max_steps, "max_steps"),
-            rules=rules,
+        return self._run.fit(
+            x,
+            y,
+            epochs=epochs,
+            max_steps=max_steps,
+            validation_data=validation_data,
+            stop=stop,
+            metrics=metrics,
+            progress=progress,
         )
-        validation = self._checked_validation(validation_data, check_metrics(metrics), rules)
-        show_progress = checks.flag(progress, "progress")
-        limits.check()
-        schedules.sample(self._rule.optimizer.learning_rate, self.n_steps, 1)
-        data.warn_of_lost_digits(self._model._architecture.dtype)
-        turn = self._model._turn
-        with turn.take():
-            turn.finish()
-            self._check_whole()
-            before = self._run
-            memory = before.memory.for_fit(rules, None if validation is None else validation.data.fingerprint())
-            run = before.for_fit(data.fingerprint, memory)
-            loop = self._loop(run, data, limits, validation)
-            turn.run(partial(self._train, loop, run, show_progress), finish=partial(self._conclude, loop, before))
-        return self._history
-
-    def _loop(self, run: RunState, data: Data, limits: Limits, validation: Validation | None) -> Loop:
-        n_samples = data.x.shape[0]
-        return Loop(
-            self._model,
-            self._rule,
-            self._buffers,
-            run,
-            self._history,
-            data,
-            limits,
-            validation,
-            batch_size=min(self._batch_size or n_samples, n_samples),
-            shuffle=self._shuffle,
-            drop_last=self._drop_last,
-            seed=self._seed,
-            threads=self._threads,
-        )
-
-    def _train(self, loop: Loop, run: RunState, show_progress: bool) -> None:
-        self._run, self._model._history, self._running = run, self._history, loop
-        loop.run(show_progress)
-
-    def _conclude(self, loop: Loop, before: RunState) -> None:
-        """Finish a fit, or leave everything as it was if it has not taken a step. May begin anew at any place."""
-        loop.finish()
-        if not loop.has_begun:
-            self._run = before
-        self._running = None
 
     def step(self, x: npt.ArrayLike, y: npt.ArrayLike) -> float:
         """Take one optimizer step on this batch, all of it.
@@ -277,76 +230,12 @@ class Trainer:
         TypeError, ValueError, DivergenceError, KeyboardInterrupt, RuntimeError
             As `fit`.
         """
-        data = self._model._checked_data(x, y)
-        turn = self._model._turn
-        with turn.take():
-            turn.finish()
-            self._check_whole()
-            if self._stepper is None:
-                self._stepper = Stepper(self._model._architecture, self._buffers, self._rule, self._run.outside)
-            loss = turn.run(partial(self._stepper.step, data, self._run.n_steps), finish=self._stepper.finish)
-        return loss  # noqa: RET504 - nothing comes between the call and leaving the turn
-
-    def _check_whole(self) -> None:
-        """Refuse to go on from parameters that belong to no step."""
-        if self._run.is_torn:
-            raise RuntimeError(
-                "this process was forked while a step of this trainer was changing the parameters: make a new trainer "
-                "from whole ones, or fork between two fits"
-            )
+        return self._run.step(x, y)
 
     def __copy__(self) -> Trainer:
         """Return a copy that shares nothing with this trainer: its model is a copy too."""
         return copy.deepcopy(self)
 
-    def __getstate__(self) -> dict[str, Any]:
-        self._model._turn.settle()
-        if not self._model._turn.is_taken:
-            self._check_whole()
-        own = {"_rule": self._rule.optimizer, "_stepper": None, "_running": None, "_params": None}
-        with self._buffers.calls:  # of a fit in another thread, no kernel is at work now
-            state = self.__dict__ | own | {"_moments": self._buffers.moments, "_set_aside": self._buffers.set_aside}
-            if self._running is not None:
-                state |= {"_moments": self._buffers.moments.copy(), "_params": self._buffers.params.copy()}
-                state |= {"_run": self._run.copy(), "_history": self._running.copied_history()}
-                state["_run"].position.unvalidated = self._running.unvalidated()
-        del state["_buffers"]
-        return state
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         checks.first_initialisation(self, "_run")
-        own = state.copy()
-        moments, set_aside, params = own.pop("_moments"), own.pop("_set_aside"), own.pop("_params")
-        self.__dict__.update(own)
-        self._rule = rule_of(own["_rule"])
-        self._buffers = Buffers(self._model._params, self._rule.n_moments)
-        self._buffers.moments[:] = moments
-        self._buffers.set_aside = None if set_aside is None else set_aside.owned()
-        if params is not None:  # copied in mid-fit, which went on
-            self._buffers.params[:], self._model._history = params, self._history
-
-    def _checked_validation(
-        self,
-        validation_data: tuple[npt.ArrayLike, npt.ArrayLike] | None,
-        metrics: dict[str, Callable[[Any, Any], float]],
-        rules: tuple[StopRule, ...],
-    ) -> Validation | None:
-        if validation_data is None:
-            if metrics:
-                raise ValueError("metrics are computed on validation data: pass validation_data=(x, y)")
-            if any(isinstance(rule, EarlyStopping) for rule in rules):
-                raise ValueError("EarlyStopping watches the validation loss: pass validation_data=(x, y)")
-            return None
-        if not isinstance(validation_data, (tuple, list)):
-            raise TypeError(f"validation_data must be a pair (x, y), got {type(validation_data).__name__}")
-        if len(validation_data) != 2:
-            raise TypeError(f"validation_data must be a pair (x, y), got {len(validation_data)} entries")
-        x, y = validation_data
-        data = self._model._checked_data(x, y, ("validation_data[0]", "validation_data[1]"))
-        return Validation(data, metrics)
-
-
-def _checked_model(model: object) -> MLP:
-    if not isinstance(model, MLP):
-        raise TypeError(f"model must be an MLP, got {type(model).__name__}")
-    return model
+        self.__dict__.update(state)

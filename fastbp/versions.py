@@ -16,8 +16,8 @@ import llvmlite.binding
 import numba
 import numpy as np
 
-import fastbp
 from fastbp import _jit, workers
+from fastbp._version import __version__
 from fastbp.kernels import target
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def show_versions() -> None:
 
 def _lines() -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield the name of each line, and what makes the rest of it."""
-    yield "fastbp", lambda: f"{fastbp.__version__} in {Path(fastbp.__file__).parent}"
+    yield "fastbp", lambda: f"{__version__} in {Path(__file__).parent}"
     yield "Python", lambda: f"{platform.python_version()}, {platform.python_implementation()} in {sys.prefix}"
     yield "NumPy", lambda: np.__version__
     yield "Numba", lambda: numba.__version__

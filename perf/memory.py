@@ -22,7 +22,7 @@ import numpy as np
 import fastbp
 from fastbp.kernels import updates
 from fastbp.plan import Plan
-from fastbp.workspace import Workspace
+from fastbp.program import Program
 
 MEGABYTE = 1e6
 SLACK = 3.0  # MB: pages of Python's own heap, and of the stacks and arenas of threads
@@ -65,8 +65,10 @@ def make_data(sizes: tuple[int, ...], n_samples: int) -> tuple[Any, Any]:
 def workspace_bytes(sizes: tuple[int, ...], batch_size: int, n_workers: int) -> int:
     """Return the size of all buffers of a fit with Adam."""
     model = make_model(sizes)
-    plan = Plan(model._architecture, batch_size, trains=True, with_loss=True, update=updates.adam, n_workers=n_workers)
-    return int(Workspace(plan, model.params, np.empty_like(model.params))._arena.memory.nbytes)
+    plan = Plan(
+        model._network.architecture, batch_size, trains=True, with_loss=True, update=updates.adam, n_workers=n_workers
+    )
+    return int(Program(plan, model.params)._arena.memory.nbytes)
 
 
 def resident(field: str) -> int:

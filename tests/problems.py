@@ -33,10 +33,10 @@ def bits(array):
 
 def state_of(trainer):
     """Return all that a later fit depends on, as bytes."""
-    position = trainer._run.position.whole(trainer.n_steps)
+    position = trainer._run.state.position.whole(trainer.n_steps)
     where = np.array([position.cursor[name] for name in ("step", "epoch", "position", "super_blocks_done", "task")])
     sums = np.array(position.totals.item()[:4])
-    return bits(trainer.model.params), bits(trainer._buffers.moments), bits(where), bits(sums)
+    return bits(trainer.model.params), bits(trainer._run.buffers.moments), bits(where), bits(sums)
 
 
 def rows_of(history):

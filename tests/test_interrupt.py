@@ -283,7 +283,7 @@ def record_of(trainer, is_validated=True):
 
     Then the run's own parameters and moments are compared, not those of the best epoch so far.
     """
-    rows, (_, _, where, sums), buffers = rows_of(trainer.history), state_of(trainer), trainer._buffers
+    rows, (_, _, where, sums), buffers = rows_of(trainer.history), state_of(trainer), trainer._run.buffers
     if is_validated:
         return state_of(trainer), rows, trainer.history.best_epoch
     present = buffers.snapshot() if buffers.set_aside is None else buffers.set_aside.present
@@ -325,7 +325,7 @@ def test_exception_at_any_point_leaves_whole_steps_and_a_run_that_goes_on(name, 
         injector = kind(error, point)
         came, caught = call_with(injector, functools.partial(case.call, trainer))
         faults["lost", injector.where] += came and caught is not error
-        faults["locked", injector.where] += trainer.model._turn.is_taken
+        faults["locked", injector.where] += trainer.model._network.turn.is_taken
         n_steps = trainer.n_steps - case.n_steps_before
         n_taken.add(n_steps)
         there, afterwards = expected(name, n_steps)
@@ -406,7 +406,7 @@ def test_error_that_finishing_itself_raises_comes_out_and_is_not_tried_for_ever(
         with pytest.raises(MemoryError, match="no room for the history"):
             trainer.fit(X, Y, epochs=2)
     assert 1 < n_calls < 50
-    assert not trainer.model._turn.is_taken
+    assert not trainer.model._network.turn.is_taken
     twin = new_trainer()
     twin.fit(X, Y, epochs=None, max_steps=trainer.n_steps)  # which finishes it, now that it can be
     assert record_of(trainer) == record_of(twin)

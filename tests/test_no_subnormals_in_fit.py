@@ -7,8 +7,8 @@ import pytest
 
 import fastbp
 from cases import ACTIVATIONS, DTYPES
-from fastbp import driver
-from fastbp.workspace import Workspace
+from fastbp import program
+from fastbp.program import Program
 from subnormals import are_subnormal, assert_no_subnormals
 
 # Pre-activations, and scales of the data, at which activations or derivatives vanish.
@@ -17,16 +17,17 @@ SCALES = (1.0, 1e-10, 1e-19, 1e-30, 1e-37, 1e-40, 1e-150, 1e-300, 1e-310)
 
 
 @pytest.fixture
-def workspaces(monkeypatch):
-    """The workspaces that are made for training during a test."""
+def programs(monkeypatch):
+    """The programs that are made during a test."""
     made = []
 
-    class Kept(Workspace):
+    class Kept(Program):
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
-            made.append(self)
+            if self.plan.trains:
+                made.append(self)
 
-    monkeypatch.setattr(driver, "Workspace", Kept)
+    monkeypatch.setattr(program, "Program", Kept)
     return made
 
 
@@ -34,22 +35,22 @@ def floats_at(address, n, dtype):
     return np.frombuffer((ctypes.c_char * (int(n) * dtype.itemsize)).from_address(int(address)), dtype)
 
 
-def buffers(workspace):
+def buffers(each):
     """Names and contents of all that holds activations and derivatives; the loss reads the outputs as they come."""
-    dtype = workspace.plan.architecture.dtype
-    for index, layer in enumerate(workspace._layers):
-        n_out, n = layer["n_out"], workspace.plan.super_block
+    dtype = each.plan.architecture.dtype
+    for index, layer in enumerate(each.layers):
+        n_out, n = layer["n_out"], each.plan.super_block
         yield f"dz of layer {index}", floats_at(layer["gradient"]["dz"], n_out * n, dtype)
         for name in ("z", "h_out") if layer["activation"] else ():
             yield f"{name} of layer {index}", floats_at(layer[name], n_out * n, dtype)
 
 
-def assert_clean(trainer, workspaces):
-    assert workspaces
-    for workspace in workspaces:
-        for name, values in buffers(workspace):
+def assert_clean(trainer, programs):
+    assert programs
+    for each in programs:
+        for name, values in buffers(each):
             assert_no_subnormals(values, name)
-    assert_no_subnormals(trainer._buffers.moments, "moments")
+    assert_no_subnormals(trainer._run.buffers.moments, "moments")
 
 
 def data(sizes, n_samples, shift, scale, dtype):
@@ -72,30 +73,30 @@ def fit(sizes, activation, dtype, x, y, optimizer, batch_size=64, **options):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_fit_of_saturated_units_leaves_no_subnormal(activation, dtype, workspaces):
+def test_fit_of_saturated_units_leaves_no_subnormal(activation, dtype, programs):
     sizes = (3, 17, 9, 2)
     for shift in SHIFTS:
         x, y = data(sizes, 200, shift, 1.0, dtype)
         trainer = fit(sizes, activation, dtype, x, y, fastbp.SGD(1e-30))
-        assert_clean(trainer, workspaces)
+        assert_clean(trainer, programs)
         loss, grad = trainer.model.loss_and_grad(x, y)
         assert np.isfinite(loss)
         assert_no_subnormals(grad, "gradient of the whole data")
         assert_no_subnormals(trainer.model.predict(x), "outputs")
-        workspaces.clear()
+        programs.clear()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_fit_of_tiny_data_leaves_no_subnormal(activation, dtype, workspaces):
+def test_fit_of_tiny_data_leaves_no_subnormal(activation, dtype, programs):
     sizes = (3, 17, 9, 2)
     for scale in SCALES:
         x, y = data(sizes, 200, scale, scale, dtype)
         trainer = fit(sizes, activation, dtype, x, y, fastbp.Adam(1e-3))
-        assert_clean(trainer, workspaces)
+        assert_clean(trainer, programs)
         assert_no_subnormals(trainer.model.predict(x), "outputs")
         assert_no_subnormals(trainer.model.loss_and_grad(x, y)[1], "gradient of the whole data")
-        workspaces.clear()
+        programs.clear()
 
 
 # Both of many super-blocks and of one, with lists of what is not zero, and with packed weights.
@@ -104,18 +105,18 @@ LARGE = [((3, 150, 130, 1), 300, "tanh"), ((193, 353, 97, 5), 1100, "relu"), ((3
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("sizes", "n_samples", "activation"), LARGE)
-def test_fit_of_large_network_leaves_no_subnormal(sizes, n_samples, activation, dtype, workspaces):
+def test_fit_of_large_network_leaves_no_subnormal(sizes, n_samples, activation, dtype, programs):
     for shift, scale in ((-40.0, 1.0), (1e-20, 1e-20), (1.0, 1e-37), (1e-38, 1e-38)):
         x, y = data(sizes, n_samples, shift, scale, dtype)
         trainer = fit(sizes, activation, dtype, x, y, fastbp.AdamW(1e-3), batch_size=n_samples)
-        assert_clean(trainer, workspaces)
-        workspaces.clear()
+        assert_clean(trainer, programs)
+        programs.clear()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("loss", "output"), [("binary_cross_entropy", "sigmoid"), ("cross_entropy", "softmax"),
                                               ("mse", "softplus"), ("huber", "gelu"), ("mae", "identity")])  # fmt: skip
-def test_fit_of_each_loss_with_sure_outputs_leaves_no_subnormal(loss, output, dtype, workspaces):
+def test_fit_of_each_loss_with_sure_outputs_leaves_no_subnormal(loss, output, dtype, programs):
     sizes = (3, 17, 9, 4)
     for shift in (0.0, 20.0, 44.0, 85.0, 95.0, 700.0):
         x, y = data(sizes, 200, 1.0, 1.0, dtype)
@@ -126,13 +127,13 @@ def test_fit_of_each_loss_with_sure_outputs_leaves_no_subnormal(loss, output, dt
         trainer = fit(sizes, "tanh", dtype, x, y, fastbp.SGD(1e-30), output=output, loss=loss)
         trainer.model.biases[-1][:] = (shift, -shift, 0, shift / 2)
         trainer.fit(x, y, epochs=1)
-        assert_clean(trainer, workspaces)
+        assert_clean(trainer, programs)
         assert_no_subnormals(trainer.model.predict(x), "outputs")
-        workspaces.clear()
+        programs.clear()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_decayed_weights_of_an_unused_input_become_zero(dtype, workspaces):
+def test_decayed_weights_of_an_unused_input_become_zero(dtype, programs):
     x = np.random.default_rng(0).normal(size=(64, 3))
     x[:, 1] = 0
     model = fastbp.MLP([3, 8, 1], seed=0, dtype=dtype)
@@ -140,7 +141,7 @@ def test_decayed_weights_of_an_unused_input_become_zero(dtype, workspaces):
     trainer = fastbp.Trainer(model, optimizer=fastbp.AdamW(0.5, weight_decay=1.0), batch_size=32, seed=0)
     for _ in range(30):
         trainer.fit(x, np.zeros(64), epochs=20)
-        assert_clean(trainer, workspaces)
+        assert_clean(trainer, programs)
         assert_no_subnormals(trainer.model.params, "parameters")
     assert (model.weights[0][1] == 0).all()
 

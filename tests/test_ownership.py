@@ -123,7 +123,7 @@ def test_trainer_that_came_back_owns_what_kernels_write_and_goes_on(way, dtype, 
         assert is_own(array), path  # what a rule goes back to, too
         written += path.rpartition(".")[2] in KERNELS_WRITE or "._columns." in path
     assert written >= 15
-    assert trainer._buffers.params is trainer.model._params
+    assert trainer._run.buffers.params is trainer.model._network.params
 
     twin = new_trainer()
     for each in (trainer, twin):
@@ -140,7 +140,7 @@ def test_model_that_came_back_owns_its_parameters_and_trains(way, tmp_path):
     original.fit(X, Y, epochs=2, seed=0)
     twin.fit(X, Y, epochs=2, seed=0)
     model = WAYS[way](original, tmp_path)
-    assert is_own(model._params)
+    assert is_own(model._network.params)
     assert all(is_own(column) for column in model.history._columns.values())
     model.fit(X, Y, epochs=2, seed=1)
     assert bits(original.params) == bits(twin.params)

@@ -368,7 +368,7 @@ def test_restore_best_however_the_run_ends(end, momentum):
     assert 1 < best < len(trainer.history)
     fit(twin, epochs=best)
     assert bits(trainer.model.params) == bits(twin.model.params)
-    assert bits(trainer._buffers.moments) == bits(twin._buffers.moments)
+    assert bits(trainer._run.buffers.moments) == bits(twin._run.buffers.moments)
     assert trainer.model.loss(X_VAL, Y_VAL) == np.nanmin(trainer.history.validation_loss)
 
 

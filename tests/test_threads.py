@@ -86,7 +86,9 @@ def teams(monkeypatch, many_cores):
 def set_budgets(monkeypatch, case, n_steps=lambda: 3.0):
     """Let each call of the kernel take about so many steps, or parts of one; by default one would take all."""
     n_samples = len(case.x)
-    cost = driver.step_cost(case.trainer().model._architecture, min(case.options["batch_size"] or n_samples, n_samples))
+    cost = driver.step_cost(
+        case.trainer().model._network.architecture, min(case.options["batch_size"] or n_samples, n_samples)
+    )
     monkeypatch.setattr(Pace, "budget", lambda self, seconds_left=None: int(cost * n_steps()))
 
 
@@ -147,7 +149,7 @@ def test_fit_other_threads_after_every_step_gives_the_same_bits(case, teams, mon
     set_budgets(monkeypatch, case)
     trainer = case.trainer()
     for step in range(case.n_steps):
-        trainer._threads = (2, 1, 3, 16)[step % 4]
+        trainer._run._threads = (2, 1, 3, 16)[step % 4]
         case.fit(trainer, 1)
     assert_same_run(trainer, expected)
     assert max(teams.sizes) > 1
@@ -285,7 +287,7 @@ def test_helper_that_comes_after_everything_touches_nothing(case, pool, monkeypa
     assert_same_run(trainer, expected)
     before = bits(trainer.model.params)
     del expected
-    gc.collect()  # the workspaces have gone
+    gc.collect()  # the programs have gone
     assert submitted
     for function, arguments in submitted:
         assert function(*arguments) == training.PAUSED
@@ -513,10 +515,11 @@ threading.Thread(target=fit).start()
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pages are unmapped there in another way")
 def test_helper_that_comes_when_all_is_over_reads_nothing_that_was_freed():
-    # Each table of a call lies on a page of its own, which is unmapped when the table is freed; helpers come only then.
+    # The memory of each program lies on pages of its own, which are unmapped when it is freed; helpers come only then.
     output = run_script(
         """
 import gc, mmap
+from fastbp import program, sources
 import numpy as np
 import fastbp
 
@@ -530,13 +533,16 @@ class Paged:
         table[...] = source
         return table
 
+def on_pages(n):
+    return np.frombuffer(mmap.mmap(-1, n), np.uint8)
+
 late = []
 
 class Late:
     def submit(self, function, *arguments):
         late.append((function, arguments))
 
-workers._POOL, workers.available_cores, driver.np = Late(), lambda: 2, Paged()
+workers._POOL, workers.available_cores, sources.np, program.aligned_bytes = Late(), lambda: 2, Paged(), on_pages
 x = np.random.default_rng(0).standard_normal((4096, 300)).astype(np.float32)
 model = fastbp.MLP([300, 512, 1], seed=0)
 model.fit(x, x[:, 0], batch_size=1024, epochs=20, threads=2, seed=0)

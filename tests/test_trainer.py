@@ -120,10 +120,10 @@ def test_fit_new_data_at_an_epochs_end_goes_on_with_moments_and_shuffle():
     x, y = regression()
     trainer = fastbp.Trainer(regressor(), batch_size=8, seed=1)
     trainer.fit(x, y, epochs=1)
-    moments = bits(trainer._buffers.moments)
+    moments = bits(trainer._run.buffers.moments)
     trainer.fit(x[:30], y[:30], epochs=1)
 
-    assert bits(trainer._buffers.moments) != moments
+    assert bits(trainer._run.buffers.moments) != moments
     assert trainer.n_steps == 8 + 4
     np.testing.assert_array_equal(trainer.history.epoch, [1, 2])
 
@@ -190,7 +190,7 @@ def test_fit_without_shuffle_equals_steps_on_consecutive_batches(optimizer):
     losses = [stepped.step(x[first : first + 16], y[first : first + 16]) for first in [0, 16, 32, 48] * 2]
 
     assert bits(fitted.model.params) == bits(stepped.model.params)
-    assert bits(fitted._buffers.moments) == bits(stepped._buffers.moments)
+    assert bits(fitted._run.buffers.moments) == bits(stepped._run.buffers.moments)
     assert fitted.n_steps == stepped.n_steps == 8
     np.testing.assert_allclose(fitted.history.loss[0], np.average(losses[:4], weights=[16, 16, 16, 12]), rtol=1e-12)
 
@@ -287,7 +287,7 @@ def test_step_before_and_after_a_fit_goes_on_with_everything():
         twin.step(x[:n_samples].copy(), y[:n_samples].copy())
     assert trainer.n_steps == twin.n_steps == 24
     assert bits(trainer.model.params) == bits(twin.model.params)
-    assert bits(trainer._buffers.moments) == bits(twin._buffers.moments)
+    assert bits(trainer._run.buffers.moments) == bits(twin._run.buffers.moments)
 
 
 def test_step_keeps_no_batch_alive():
@@ -853,7 +853,7 @@ def test_fit_on_other_data_that_does_not_come_to_its_first_step_keeps_the_place_
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("fastbp.driver.Workspace", no_memory)
+        patch.setattr("fastbp.program.Programs.training", no_memory)
         with pytest.raises(MemoryError):
             trainer.fit(x[:50], y[:50])
     assert state_of(trainer) == state_of(twin)

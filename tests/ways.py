@@ -4,11 +4,11 @@ from fastbp.plan import Plan
 
 
 def training_plan(model, n_samples, **options):
-    return Plan(model._architecture, n_samples, trains=True, with_loss=True, **options)
+    return Plan(model._network.architecture, n_samples, trains=True, with_loss=True, **options)
 
 
 def prediction_plan(model, n_samples):
-    return Plan(model._architecture, n_samples, trains=False, with_loss=False)
+    return Plan(model._network.architecture, n_samples, trains=False, with_loss=False)
 
 
 def lists_anything(model, n_samples):

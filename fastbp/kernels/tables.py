@@ -7,7 +7,7 @@ Leaves take records by their addresses; `plan_at` and its like turn these into r
 holds a table keeps the memory behind its addresses alive.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -283,28 +283,26 @@ RUN = np.dtype(
 )
 
 
-def table(dtype: np.dtype[Any], rows: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.void]:
-    """Return records of `dtype`, one for each of the rows. A row has every field and no other; nested ones are rows.
+def fill(records: npt.NDArray[np.void], index: int, values: Mapping[str, Any]) -> None:
+    """Write a record: a value for every field and for no other; those of a nested record are such values themselves.
 
     Examples
     --------
-    >>> table(TILE, [{"layer": 1, "first_row": 0, "n_rows": 5}])["n_rows"]
-    array([5])
+    >>> tiles = np.zeros(2, TILE)
+    >>> fill(tiles, 1, {"layer": 1, "first_row": 0, "n_rows": 5})
+    >>> tiles["n_rows"]
+    array([0, 5])
     """
-    # Not by np.array: where a signal's handler raises, NumPy may take that for a sign that the rows are no records.
-    records = np.zeros(len(rows), dtype)
-    for index, values in enumerate(rows):
-        records[index] = _values_in_order(dtype, values)
-    return records
+    records[index] = _in_order(records.dtype, values)
 
 
-def _values_in_order(dtype: np.dtype[Any], values: Mapping[str, Any]) -> tuple[Any, ...]:
+def _in_order(dtype: np.dtype[Any], values: Mapping[str, Any]) -> tuple[Any, ...]:
     names = dtype.names or ()
     if set(values) != set(names):
         raise TypeError(f"fields {sorted(set(values) ^ set(names))} are missing, or there are no such")
     ordered = []
     for name in names:
-        ordered.append(_values_in_order(dtype[name], values[name]) if dtype[name].names else values[name])
+        ordered.append(_in_order(dtype[name], values[name]) if dtype[name].names else values[name])
     return tuple(ordered)
 
 

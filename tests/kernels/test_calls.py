@@ -63,8 +63,9 @@ def typed_functions():
     for module in MODULES:
         for value in vars(module).values():
             if isinstance(value, numba.core.dispatcher.Dispatcher):
-                for compiled in value.overloads.values():
-                    yield compiled.type_annotation
+                annotations = [compiled.type_annotation for compiled in value.overloads.values()]
+                # An entry point that comes from the disk has none; it is compiled above.
+                yield from (annotation for annotation in annotations if hasattr(annotation, "blocks"))
 
 
 def typed_sites(annotation):

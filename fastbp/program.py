@@ -1,10 +1,12 @@
-"""The memory of a plan: scratch buffers, sized once, and the tables that tell the kernels where everything lies.
+"""A plan with its memory: one allocation that holds scratch buffers, constants and the tables that kernels read.
 
-A workspace belongs to one call or one trainer, never to a model, so that several threads may use one model at once.
+A program is made once and kept from call to call. Those that change nothing belong to a thread, so that several may
+use one network at once; those that train belong to whoever has the turn.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +14,16 @@ import numpy.typing as npt
 
 from fastbp.buffers import ALIGNMENT, aligned_bytes
 from fastbp.kernels import sums
-from fastbp.kernels.tables import LAYER, PLAN, TILE, table
-from fastbp.plan import C_BLOCK, CHUNK, M_BLOCK, RECTANGLE
+from fastbp.kernels.tables import DEALING, LAYER, LOSS_SUMS, OPTIMIZER, PLAN, RUN, TILE, fill
+from fastbp.plan import C_BLOCK, CHUNK, M_BLOCK, RECTANGLE, Plan, capacity_for
 
 if TYPE_CHECKING:
-    from fastbp.plan import Plan
+    from fastbp.plan import Architecture
+
+__all__ = ["Program", "Programs"]
+
+_WHOLE_BLOCK = 1 << 20  # samples, more than any block has
+_MOST_TRAINING = 2  # programs that a network keeps: a fit, and steps on batches of another size
 
 
 class _Arena:
@@ -41,6 +48,13 @@ class _Arena:
         self.memory = aligned_bytes(self._end)
         return self.memory.ctypes.data
 
+    def array(self, offset: int, n: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Return n elements at an offset, all 0."""
+        dtype = np.dtype(dtype)
+        array: npt.NDArray[Any] = self.memory[offset : offset + n * dtype.itemsize].view(dtype)
+        array[...] = np.zeros((), dtype)
+        return array
+
     def gaps(self) -> npt.NDArray[np.bool_]:
         """Return the mask of the bytes of `memory` that belong to no piece."""
         mask = np.ones(self.memory.size, bool)
@@ -49,59 +63,88 @@ class _Arena:
         return mask
 
 
-class Workspace:
-    """Buffers for one plan, and its tables.
+class Program:
+    """Buffers and tables of one plan.
 
     Parameters
     ----------
     plan : Plan
     params : ndarray, shape (n_params,), contiguous
         Read, and by training written, in place.
-    grads : ndarray, shape (n_params,), contiguous, optional
-        Where the gradient goes, if the plan trains.
 
     Attributes
     ----------
     plan : Plan
+    grads : ndarray, shape (n_params,)
+        Where the gradient goes, if the plan trains; else empty.
     plans : ndarray, shape (n_workers,), PLAN
         The plan for each worker, which has scratch buffers of its own.
+    layers : ndarray, shape (n_layers,), LAYER
+    runs : ndarray, shape (n_workers,), RUN
+        Of each worker.
+    dealing : ndarray, shape (1,), DEALING
+    optimizer : ndarray, shape (1,), OPTIMIZER
+    addresses : tuple of int
+        Of `plans`, `runs` and `dealing`.
     """
 
-    def __init__(self, plan: Plan, params: npt.NDArray[Any], grads: npt.NDArray[Any] | None = None) -> None:
-        self.plan, self._arena = plan, _Arena()
-        self._params, self._grads = params, grads  # kept alive
+    def __init__(self, plan: Plan, params: npt.NDArray[Any]) -> None:
+        self.plan, self._params, self._arena = plan, params, _Arena()
         self._itemsize = plan.architecture.dtype.itemsize
+        tables = {
+            name: (self._arena.reserve(n * dtype.itemsize), n, dtype) for name, (n, dtype) in self._tables().items()
+        }
+        grads = self._reserve(plan.layout.n_params if plan.trains else 0)
         kept = self._reserve_activations()
         gradients = [self._reserve_gradient(index) for index in range(plan.layout.n_layers)]
-        blocks = plan.n_blocks * plan.sizes()["gradient_row"] if plan.trains and plan.is_small else 0
-        block_gradients = self._reserve(blocks)
+        blocks = self._reserve(plan.n_blocks * plan.sizes()["gradient_row"] if plan.trains and plan.is_small else 0)
         partial_gradient = self._reserve(plan.layout.n_params if plan.has_several_super_blocks else 0)
         scratch = [self._reserve_scratch() for _ in range(plan.n_workers)]
-        base = self._arena.allocate()
-        self._constants = np.repeat(np.array([0, 1], plan.architecture.dtype), plan.panel)
-        self._count = np.arange(plan.strip, dtype=np.int64)
-        layers = [self._layer(index, base, kept, gradients[index]) for index in range(plan.layout.n_layers)]
-        self._layers = table(LAYER, layers)
-        self._tiles = np.array(list(plan.tiles), TILE)
+        self._base = base = self._arena.allocate()
+        own = {name: self._arena.array(*piece) for name, piece in tables.items()}
+        self.grads = self._arena.array(grads, plan.layout.n_params if plan.trains else 0, plan.architecture.dtype)
+        self.layers = own["layers"]
+        self.plans, self.runs, self.dealing = own["plans"], own["runs"], own["dealing"]
+        self.optimizer = own["optimizer"]
+        own["ones"][:], own["count"][:] = 1, np.arange(plan.strip)
+        addresses = {name: base + offset for name, (offset, _, _) in tables.items()}
+        self._zeros = addresses["zeros"]
+        for index in range(plan.layout.n_layers):
+            fill(self.layers, index, self._layer(index, kept, gradients[index], base + grads))
+        for index, (layer, first_row, n_rows) in enumerate(plan.tiles):
+            fill(own["tiles"], index, {"layer": layer, "first_row": first_row, "n_rows": n_rows})
         shared = {
             "n_layers": plan.layout.n_layers,
             "n_tasks": plan.n_tasks,
-            "layers": self._layers.ctypes.data,
-            "tiles": self._tiles.ctypes.data,
             "sizes": plan.sizes(),
             "leaves": {name: self._address(leaf) for name, leaf in plan.leaves().items()},
-            "block_gradients": base + block_gradients if blocks else 0,
+            "block_gradients": base + blocks if plan.trains and plan.is_small else 0,
             "partial_gradient": base + partial_gradient,
-            "count": self._count.ctypes.data,
-            "zeros": self._zeros,
-            "ones": self._constants[plan.panel :].ctypes.data,
+            **{name: addresses[name] for name in ("layers", "tiles", "count", "zeros", "ones")},
         }
-        of_workers = [{name: base + offset for name, offset in offsets.items()} for offsets in scratch]
-        self.plans = table(PLAN, [shared | {"scratch": addresses} for addresses in of_workers])
+        for worker, offsets in enumerate(scratch):
+            fill(self.plans, worker, shared | {"scratch": {name: base + offset for name, offset in offsets.items()}})
+        for name in ("unit_sums", "label_flags", "update_flags", "optimizer"):
+            self.runs[name] = addresses[name]
+        self.addresses = addresses["plans"], addresses["runs"], addresses["dealing"]
 
-    @property
-    def _zeros(self) -> int:
-        return self._constants.ctypes.data
+    def _tables(self) -> dict[str, tuple[int, np.dtype[Any]]]:
+        """Return how many records or numbers of which dtype each table has."""
+        plan, number = self.plan, self.plan.architecture.dtype
+        return {
+            "plans": (plan.n_workers, PLAN),
+            "layers": (plan.layout.n_layers, LAYER),
+            "tiles": (len(plan.tiles), TILE),
+            "dealing": (1, DEALING),
+            "runs": (plan.n_workers, RUN),
+            "optimizer": (1, OPTIMIZER),
+            "unit_sums": (plan.n_units, LOSS_SUMS),
+            "label_flags": (plan.n_blocks, np.dtype(np.int64)),
+            "update_flags": (plan.n_tasks, np.dtype(np.int64)),
+            "count": (plan.strip, np.dtype(np.int64)),
+            "zeros": (plan.panel, number),
+            "ones": (plan.panel, number),
+        }
 
     def gaps(self) -> npt.NDArray[np.uint8]:
         """Return the bytes between the buffers, which no kernel may touch, as a copy."""
@@ -182,9 +225,9 @@ class Workspace:
         # Of a panel of samples, or of a block of them where cache blocks and strips of w cut the sums.
         return max((max(n * plan.panel, min(n, max(M_BLOCK, strip)) * plan.block) for n in n_sums), default=0)
 
-    def _layer(self, index: int, base: int, kept: list[tuple[int, int]], gradient: dict[str, int]) -> dict[str, Any]:
+    def _layer(self, index: int, kept: list[tuple[int, int]], gradient: dict[str, int], grads: int) -> dict[str, Any]:
         """Return a row of `LAYER`."""
-        plan, (n_in, n_out) = self.plan, self.plan.layers[index]
+        plan, base, (n_in, n_out) = self.plan, self._base, self.plan.layers[index]
         name, is_last = plan.architecture.activations[index], index == plan.layout.n_layers - 1
         w = self._params.ctypes.data + plan.layout.weight_start[index] * self._itemsize
         h_out, z = kept[index + 1]
@@ -199,7 +242,7 @@ class Workspace:
             "derivative": self._address(plan.leaf_of(name, is_last, derivative=True)),
             "forward": self._forward(index, w),
             "backward": self._backward(index, w),
-            "gradient": self._gradient(index, {field: base + offset for field, offset in gradient.items()}),
+            "gradient": self._gradient(index, gradient, grads),
         }
 
     def _forward(self, index: int, w: int) -> dict[str, int]:
@@ -240,16 +283,67 @@ class Workspace:
             "k_block": plan.k_block(n_out),
         }
 
-    def _gradient(self, index: int, addresses: dict[str, int]) -> dict[str, int]:
+    def _gradient(self, index: int, offsets: dict[str, int], grads: int) -> dict[str, int]:
         """Return the gradient of a layer, as `GRADIENT`."""
-        start, ways = self.plan.layout.weight_start[index] * self._itemsize, self.plan.ways[index]
-        unused = dict.fromkeys(("dz", "indices", "indptr", "sums", "h_transposed"), 0)
-        return (
-            unused
-            | addresses
-            | {
-                "dw": 0 if self._grads is None else self._grads.ctypes.data + start,
-                "lists_from": ways.gradient_lists_from,
-                "narrow_from": ways.gradient_narrow_from,
-            }
-        )
+        plan, ways = self.plan, self.plan.ways[index]
+        fields = dict.fromkeys(("dz", "indices", "indptr", "sums", "h_transposed"), 0)
+        fields |= {name: self._base + offset for name, offset in offsets.items()}
+        dw = grads + plan.layout.weight_start[index] * self._itemsize if plan.trains else 0
+        return fields | {"dw": dw, "lists_from": ways.gradient_lists_from, "narrow_from": ways.gradient_narrow_from}
+
+
+class Programs:
+    """The programs of one network, each made when it is first needed.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    params : ndarray, shape (n_params,)
+    """
+
+    def __init__(self, architecture: Architecture, params: npt.NDArray[Any]) -> None:
+        self._architecture, self._params = architecture, params
+        self._of_thread = threading.local()  # freed with it
+        self._training: tuple[Program, ...] = ()
+
+    def predicting(self) -> Program:
+        """Return this thread's program for predictions."""
+        return self._of_this_thread("predicting", with_loss=False)
+
+    def evaluating(self) -> Program:
+        """Return this thread's program for the loss."""
+        return self._of_this_thread("evaluating", with_loss=True)
+
+    def take_differentiating(self, n_samples: int) -> Program:
+        """Return this thread's program for the gradient over so many samples, or more; nobody else's until given back.
+
+        Its buffers hold a part of a gradient from call to call of the kernel, and a signal's handler may want another.
+        """
+        program: Program | None = self._of_thread.__dict__.pop("differentiating", None)
+        if program is None or program.plan.n_samples < n_samples:
+            program = self._new(capacity_for(n_samples, self._architecture.dtype))
+        return program
+
+    def give_back(self, program: Program) -> None:
+        """Keep a program that was taken for the next call of this thread."""
+        self._of_thread.__dict__["differentiating"] = program
+
+    def training(self, plan: Plan) -> Program:
+        """Return the program of a plan that trains. It is the caller's, who has the turn, until that is over."""
+        for program in self._training:
+            if program.plan == plan:
+                break
+        else:
+            program = Program(plan, self._params)
+        others = [other for other in self._training if other is not program]
+        self._training = (program, *others[: _MOST_TRAINING - 1])
+        return program
+
+    def _of_this_thread(self, name: str, with_loss: bool) -> Program:
+        program: Program | None = self._of_thread.__dict__.get(name)
+        if program is None:
+            program = self._of_thread.__dict__[name] = self._new(_WHOLE_BLOCK, trains=False, with_loss=with_loss)
+        return program
+
+    def _new(self, n_samples: int, trains: bool = True, with_loss: bool = True) -> Program:
+        return Program(Plan(self._architecture, n_samples, trains=trains, with_loss=with_loss), self._params)

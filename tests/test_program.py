@@ -5,7 +5,7 @@ import pytest
 
 import fastbp
 from cases import ACTIVATIONS
-from fastbp import workspace
+from fastbp import program
 from fastbp.kernels.losses import LOSSES
 from guards import guarded, needs_guard_pages
 from problems import bits, state_of
@@ -29,11 +29,11 @@ PATTERNS = [0x00, 0xA5, 0xFF]  # the last is NaN as a float, -1 as an integer
 
 
 class Arenas:
-    """Fills every workspace's memory with a pattern when it is allocated, and keeps it to look at later."""
+    """Fills every program's memory with a pattern when it is allocated, and keeps it to look at later."""
 
     def __init__(self, monkeypatch, pattern):
         self.pattern, self._arenas = pattern, []
-        allocate = workspace._Arena.allocate
+        allocate = program._Arena.allocate
 
         def allocate_filled(arena):
             base = allocate(arena)
@@ -41,7 +41,7 @@ class Arenas:
             self._arenas.append(arena)
             return base
 
-        monkeypatch.setattr(workspace._Arena, "allocate", allocate_filled)
+        monkeypatch.setattr(program._Arena, "allocate", allocate_filled)
 
     def assert_gaps_are_untouched(self):
         assert self._arenas
@@ -74,7 +74,7 @@ def use_everything(model, x, y, batch_size, **options):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("sizes", "n_samples", "batch_size"), SHAPES)
-def test_workspace_gaps_are_untouched_and_contents_do_not_matter(sizes, n_samples, batch_size, dtype, monkeypatch):
+def test_program_gaps_are_untouched_and_contents_do_not_matter(sizes, n_samples, batch_size, dtype, monkeypatch):
     x, y = data(sizes, n_samples)
     results = []
     for pattern in PATTERNS:
@@ -97,7 +97,7 @@ SKIPPING = [
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bias", [0.0, 30.0])
 @pytest.mark.parametrize(("sizes", "n_samples", "batch_size"), SKIPPING)
-def test_workspace_gaps_are_untouched_where_zeros_are_skipped(sizes, n_samples, batch_size, bias, dtype, monkeypatch):
+def test_program_gaps_are_untouched_where_zeros_are_skipped(sizes, n_samples, batch_size, bias, dtype, monkeypatch):
     x, y = data(sizes, n_samples)
     results = []
     for pattern in PATTERNS:
@@ -114,7 +114,7 @@ def test_workspace_gaps_are_untouched_where_zeros_are_skipped(sizes, n_samples, 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", [*ACTIVATIONS, "softmax"])
-def test_workspace_gaps_are_untouched_by_any_activation_and_loss(activation, dtype, monkeypatch):
+def test_program_gaps_are_untouched_by_any_activation_and_loss(activation, dtype, monkeypatch):
     losses = ["cross_entropy"] if activation == "softmax" else ["mse", "mae", "huber"]
     if activation == "sigmoid":
         losses.append("binary_cross_entropy")
@@ -143,11 +143,17 @@ OPTIMIZERS = [
 ]
 
 
+def place(trainer, elsewhere):
+    """Move a trainer's moments, and its model's parameters, to where `elsewhere` copies them."""
+    network, own = trainer.model._network, trainer._run.buffers
+    network.params = own.params = elsewhere(network.params)
+    network.programs = program.Programs(network.architecture, network.params)
+    own.moments = elsewhere(own.moments)
+
+
 def guard_state(trainer, at_start):
     """Put a trainer's buffers, and its model's parameters, beside guard pages."""
-    own = trainer._buffers
-    own.params = trainer.model._params = guarded(trainer.model._params, at_start)
-    own.grads, own.moments = guarded(own.grads, at_start), guarded(own.moments, at_start)
+    place(trainer, lambda array: guarded(array, at_start))
 
 
 @needs_guard_pages
@@ -231,9 +237,7 @@ def test_fit_keeps_what_lies_around_the_arrays():
         return inside
 
     trainer = fastbp.Trainer(fastbp.MLP(sizes, seed=0), batch_size=10, seed=0)
-    own = trainer._buffers
-    own.params = trainer.model._params = embedded(trainer.model._params)
-    own.grads, own.moments = embedded(own.grads), embedded(own.moments)
+    place(trainer, embedded)
     x, y, out = embedded(x), embedded(y), embedded(np.empty((n_samples, 3), np.float32))
     x.flags.writeable = y.flags.writeable = False
     trainer.fit(x, y, epochs=3)
@@ -243,11 +247,10 @@ def test_fit_keeps_what_lies_around_the_arrays():
         assert (around[-32:] == canary).all()
 
 
-def test_workspace_is_bounded_by_the_super_block_not_by_the_batch():
+def test_program_is_bounded_by_the_super_block_not_by_the_batch():
     model = fastbp.MLP([10, 20, 5], seed=0)
-    grads = np.zeros(model.n_params, np.float32)
     sizes = [
-        workspace.Workspace(training_plan(model, n_samples), model.params, grads)._arena.memory.nbytes
+        program.Program(training_plan(model, n_samples), model.params)._arena.memory.nbytes
         for n_samples in (1, 1024, 5000, 10**9)
     ]
     # Several super-blocks need room for sums that are not in the gradient yet.

@@ -1,0 +1,109 @@
+"""What a network says of data without being changed: predictions, loss, gradient, and warnings of what overflows."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastbp import errors
+from fastbp.driver import Driver, single_step
+from fastbp.kernels import training as kernel
+from fastbp.kernels.tables import LOSS_SUMS
+from fastbp.pacing import ranges
+from fastbp.sources import source_of
+from fastbp.state import Buffers, Position
+
+if TYPE_CHECKING:
+    from fastbp.network import Network
+    from fastbp.sources import Data
+
+__all__ = ["evaluate", "loss", "loss_and_grad", "outputs_for", "predict"]
+
+Array = npt.NDArray[Any]
+
+
+def predict(network: Network, x: Array, out: Array | None = None) -> Array:
+    """Return the outputs for checked features; warn of the first that is not finite. As `outputs_for`."""
+    outputs = outputs_for(network, x, out)
+    if not np.isfinite(outputs).all():
+        _warn_of_outputs(network, outputs)
+    return outputs
+
+
+def outputs_for(network: Network, x: Array, out: Array | None = None) -> Array:
+    """Return the outputs for checked features, without a word about those that are not finite.
+
+    out : C-contiguous, of shape (n_samples, n_out) and the network's dtype; made if not given.
+    """
+    if out is None:
+        out = np.empty((x.shape[0], network.n_out), network.architecture.dtype)
+    program = network.programs.predicting()
+    source = source_of(x)
+    cost = program.plan.costs(x.shape[0])[0]
+    for first, last in ranges(x.shape[0], program.plan.block, cost):
+        kernel.predict(program.plans.ctypes.data, source.ctypes.data, first, last, out.ctypes.data)
+    return out
+
+
+def evaluate(network: Network, data: Data) -> tuple[float, float]:
+    """Return the mean loss and the accuracy (NaN where the output is no class)."""
+    n_samples, n_outside, program = data.x.shape[0], 0, network.programs.evaluating()
+    source, sums = data.source(), np.zeros(1 + program.plan.n_units, LOSS_SUMS)
+    cost = program.plan.costs(n_samples)[0]
+    for first, last in ranges(n_samples, program.plan.block, cost):
+        n_outside += kernel.evaluate(program.plans.ctypes.data, source.ctypes.data, first, last, sums.ctypes.data)
+    if n_outside:
+        raise ValueError(f"y changed while it was read: {n_outside} labels are out of range now")
+    loss, right = sums[0].item()
+    return loss / n_samples, right / (n_samples * network.decisions_per_sample)
+
+
+def loss(network: Network, data: Data) -> float:
+    """Return the mean loss over the data; warn if it is not finite."""
+    mean = evaluate(network, data)[0]
+    if not math.isfinite(mean):
+        _warn_of_overflow(network, data)
+    return mean
+
+
+def loss_and_grad(network: Network, data: Data) -> tuple[float, Array]:
+    """Return the mean loss over the data and its gradient, NaN where the loss is not finite; warn if either is not."""
+    n_samples, position, buffers = data.x.shape[0], Position(), Buffers(network.params, n_moments=0)
+    program = network.programs.take_differentiating(n_samples)
+    mean = single_step(Driver(program, buffers, None, position, data, n_samples), position)
+    grad = program.grads.copy() if math.isfinite(mean) else np.full_like(program.grads, np.nan)
+    network.programs.give_back(program)
+    if not math.isfinite(mean):
+        _warn_of_overflow(network, data)
+    elif not np.isfinite(grad).all():
+        _warn(network, "the gradient is not finite, though the loss is")
+    return mean, grad
+
+
+def _warn_of_overflow(network: Network, data: Data) -> None:
+    """Warn that the loss of these data, which are finite, is not, and say where it comes from."""
+    outputs = outputs_for(network, data.x)
+    if np.isfinite(outputs).all():
+        _warn(network, "the loss is not finite, though all outputs are")
+    else:
+        _warn_of_outputs(network, outputs)
+
+
+def _warn_of_outputs(network: Network, outputs: Array) -> None:
+    """Warn of the first output that is not finite."""
+    row, output = np.argwhere(~np.isfinite(outputs))[0]
+    _warn(network, f"the prediction of row {row} is not finite in output {output}: {outputs[row, output]}")
+
+
+def _warn(network: Network, problem: str) -> None:
+    """Warn that a result is not finite, and say why."""
+    if not np.isfinite(network.params).all():
+        cause = "params are not finite"
+    elif network.architecture.dtype == np.float32:
+        cause = "float32 overflows on the way: scale the data, or use dtype='float64'"
+    else:
+        cause = "float64 overflows on the way: scale the data"
+    errors.warn(f"{problem}; {cause}")

@@ -1,0 +1,111 @@
+"""A network: what a model and its trainers share, below both."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from fastbp import arrays
+from fastbp.buffers import aligned_copy
+from fastbp.program import Programs
+from fastbp.sources import Data
+from fastbp.turn import Turn
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from fastbp.history import History
+    from fastbp.plan import Architecture
+
+__all__ = ["Network", "network_of"]
+
+
+class Network:
+    """Architecture and parameters, the right to change these, and the programs that work on them.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    params : ndarray, shape (n_params,)
+        Copied.
+
+    Attributes
+    ----------
+    params : ndarray, shape (n_params,)
+        In the memory that kernels share.
+    turn : Turn
+        Whose turn it is to change them.
+    programs : Programs
+    history : History or None
+        Of the last fit.
+    """
+
+    def __init__(self, architecture: Architecture, params: npt.NDArray[Any]) -> None:
+        self.architecture, self.history = architecture, None
+        self._own(params)
+
+    history: History | None
+
+    def _own(self, params: npt.NDArray[Any]) -> None:
+        self.params = aligned_copy(params, self.architecture.dtype)
+        self.turn, self.programs = Turn(), Programs(self.architecture, self.params)
+
+    @property
+    def n_in(self) -> int:
+        """Number of features."""
+        return self.architecture.layout.sizes[0]
+
+    @property
+    def n_out(self) -> int:
+        """Number of outputs."""
+        return self.architecture.layout.sizes[-1]
+
+    @property
+    def decisions_per_sample(self) -> float:
+        """How many classes each sample decides on; NaN where the output is no class."""
+        loss = self.architecture.loss
+        if loss == "cross_entropy":
+            return 1.0
+        return float(self.n_out) if loss == "binary_cross_entropy" else math.nan
+
+    def checked_data(self, x: npt.ArrayLike, y: npt.ArrayLike, names: tuple[str, str] = ("x", "y")) -> Data:
+        """Check a pair of features and targets and return it in the form that the kernels read.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument, what was expected and what was passed.
+        """
+        features = arrays.features(x, self.n_in, self.architecture.dtype, name=names[0])
+        targets, is_labels = arrays.targets(
+            y,
+            features.shape[0],
+            self.n_out,
+            self.architecture.dtype,
+            classes=self.architecture.loss == "cross_entropy",
+            binary=self.architecture.loss == "binary_cross_entropy",
+            name=names[1],
+        )
+        return Data(features, targets, is_labels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.turn.settle()
+        return {"architecture": self.architecture, "params": self.params, "history": self.history}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.architecture, self.history = state["architecture"], state["history"]
+        self._own(state["params"])
+
+
+def network_of(model: object) -> Network:
+    """Return the network of an `MLP`.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no such.
+    """
+    network = getattr(model, "_network", None)
+    if not isinstance(network, Network):
+        raise TypeError(f"model must be an MLP, got {type(model).__name__}")
+    return network

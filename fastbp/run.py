@@ -1,0 +1,204 @@
+"""A run: an optimizer's way with a network, which goes on from call to call."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from fastbp import checks, schedules
+from fastbp.driver import Stepper, rule_of
+from fastbp.history import History, check_metrics
+from fastbp.loop import Limits, Loop, Validation
+from fastbp.optimizers import check_optimizer
+from fastbp.state import Buffers, Position, RuleMemory, RunState
+from fastbp.stopping import EarlyStopping, StopRule, check_rules
+from fastbp.workers import checked_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    import numpy.typing as npt
+
+    from fastbp.network import Network
+    from fastbp.optimizers import Optimizer
+    from fastbp.sources import Data
+
+__all__ = ["Run"]
+
+
+class Run:
+    """What `Trainer` and `MLP.fit` do; their parameters.
+
+    Attributes
+    ----------
+    network : Network
+    optimizer : Optimizer
+    seed : int
+    history : History
+    n_steps : int
+        Steps taken.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        optimizer: Optimizer,
+        batch_size: int | None,
+        shuffle: bool,
+        drop_last: bool,
+        threads: int | str,
+        seed: int | None,
+    ) -> None:
+        self.network = network
+        self._rule = rule_of(check_optimizer(optimizer, network.architecture.dtype))
+        self._batch_size = None if batch_size is None else checks.positive_int(batch_size, "batch_size")
+        self._shuffle = checks.flag(shuffle, "shuffle")
+        self._drop_last = checks.flag(drop_last, "drop_last")
+        self._threads = checked_threads(threads)
+        self.seed = checks.seed_of(seed)
+        self.history = History(seed=self.seed)
+        self.buffers = Buffers(network.params, self._rule.n_moments)
+        self.state = RunState(Position(), Position(), RuleMemory())
+        self._stepper: Stepper | None = None
+        self._loop: Loop | None = None  # of the fit that runs
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer."""
+        return self._rule.optimizer
+
+    @property
+    def n_steps(self) -> int:
+        """Steps taken."""
+        return self.state.n_steps
+
+    def fit(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        epochs: int | None,
+        max_steps: int | None,
+        validation_data: tuple[npt.ArrayLike, npt.ArrayLike] | None,
+        stop: StopRule | Iterable[StopRule],
+        metrics: Mapping[str, Callable[[Any, Any], float]] | None,
+        progress: bool,
+    ) -> History:
+        """Train for some epochs or steps more, as `Trainer.fit`."""
+        data = self.network.checked_data(x, y)
+        rules = check_rules(stop)
+        limits = Limits(
+            epochs=None if epochs is None else checks.positive_int(epochs, "epochs"),
+            max_steps=None if max_steps is None else checks.positive_int(max_steps, "max_steps"),
+            rules=rules,
+        )
+        validation = self._checked_validation(validation_data, check_metrics(metrics), rules)
+        show_progress = checks.flag(progress, "progress")
+        limits.check()
+        schedules.sample(self._rule.optimizer.learning_rate, self.n_steps, 1)
+        data.warn_of_lost_digits(self.network.architecture.dtype)
+        turn = self.network.turn
+        with turn.take():
+            turn.finish()
+            self._check_whole()
+            before = self.state
+            memory = before.memory.for_fit(rules, None if validation is None else validation.data.fingerprint())
+            state = before.for_fit(data.fingerprint, memory)
+            loop = self._begin(state, data, limits, validation)
+            turn.run(partial(self._train, loop, state, show_progress), finish=partial(self._conclude, loop, before))
+        return self.history
+
+    def _begin(self, state: RunState, data: Data, limits: Limits, validation: Validation | None) -> Loop:
+        n_samples = data.x.shape[0]
+        return Loop(
+            self.network,
+            self._rule,
+            self.buffers,
+            state,
+            self.history,
+            data,
+            limits,
+            validation,
+            batch_size=min(self._batch_size or n_samples, n_samples),
+            shuffle=self._shuffle,
+            drop_last=self._drop_last,
+            seed=self.seed,
+            threads=self._threads,
+        )
+
+    def _train(self, loop: Loop, state: RunState, show_progress: bool) -> None:
+        self.state, self.network.history, self._loop = state, self.history, loop
+        loop.run(show_progress)
+
+    def _conclude(self, loop: Loop, before: RunState) -> None:
+        """Finish a fit, or leave everything as it was if it has not taken a step. May begin anew at any place."""
+        loop.finish()
+        if not loop.has_begun:
+            self.state = before
+        self._loop = None
+
+    def step(self, x: npt.ArrayLike, y: npt.ArrayLike) -> float:
+        """Take one step on this batch, as `Trainer.step`."""
+        data, turn = self.network.checked_data(x, y), self.network.turn
+        with turn.take():
+            turn.finish()
+            self._check_whole()
+            if self._stepper is None:
+                network, outside = self.network, self.state.outside
+                self._stepper = Stepper(network.programs, network.architecture, self.buffers, self._rule, outside)
+            loss = turn.run(partial(self._stepper.step, data, self.n_steps), finish=self._stepper.finish)
+        return loss  # noqa: RET504 - nothing comes between the call and leaving the turn
+
+    def _check_whole(self) -> None:
+        """Refuse to go on from parameters that belong to no step."""
+        if self.state.is_torn:
+            raise RuntimeError(
+                "this process was forked while a step of this trainer was changing the parameters: make a new trainer "
+                "from whole ones, or fork between two fits"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.network.turn.settle()
+        if not self.network.turn.is_taken:
+            self._check_whole()
+        own = {"_rule": self.optimizer, "_stepper": None, "_loop": None, "_params": None}
+        with self.buffers.calls:  # of a fit in another thread, no kernel is at work now
+            state = self.__dict__ | own | {"_moments": self.buffers.moments, "_set_aside": self.buffers.set_aside}
+            if self._loop is not None:
+                state |= {"_moments": self.buffers.moments.copy(), "_params": self.buffers.params.copy()}
+                state |= {"state": self.state.copy(), "history": self._loop.copied_history()}
+                state["state"].position.unvalidated = self._loop.unvalidated()
+        del state["buffers"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        own = state.copy()
+        moments, set_aside, params = own.pop("_moments"), own.pop("_set_aside"), own.pop("_params")
+        self.__dict__.update(own)
+        self._rule = rule_of(own["_rule"])
+        self.buffers = Buffers(self.network.params, self._rule.n_moments)
+        self.buffers.moments[:] = moments
+        self.buffers.set_aside = None if set_aside is None else set_aside.owned()
+        if params is not None:  # copied in mid-fit, which went on
+            self.buffers.params[:], self.network.history = params, self.history
+
+    def _checked_validation(
+        self,
+        validation_data: tuple[npt.ArrayLike, npt.ArrayLike] | None,
+        metrics: dict[str, Callable[[Any, Any], float]],
+        rules: tuple[StopRule, ...],
+    ) -> Validation | None:
+        if validation_data is None:
+            if metrics:
+                raise ValueError("metrics are computed on validation data: pass validation_data=(x, y)")
+            if any(isinstance(rule, EarlyStopping) for rule in rules):
+                raise ValueError("EarlyStopping watches the validation loss: pass validation_data=(x, y)")
+            return None
+        if not isinstance(validation_data, (tuple, list)):
+            raise TypeError(f"validation_data must be a pair (x, y), got {type(validation_data).__name__}")
+        if len(validation_data) != 2:
+            raise TypeError(f"validation_data must be a pair (x, y), got {len(validation_data)} entries")
+        x, y = validation_data
+        data = self.network.checked_data(x, y, ("validation_data[0]", "validation_data[1]"))
+        return Validation(data, metrics)
