@@ -15,14 +15,13 @@ from fastbp.errors import DivergenceError
 from fastbp.kernels import training as kernel
 from fastbp.kernels import updates
 from fastbp.kernels.tables import DEALING, RECORD, RULE, RUN
-from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from fastbp.optimizers import OPTIMIZERS, Optimizer
 from fastbp.pacing import Crew
 from fastbp.plan import Plan, capacity_for, step_cost
 from fastbp.state import NO_LIMIT, Buffers, Position
 from fastbp.workers import run_team
 
 if TYPE_CHECKING:
-    from fastbp._jit import Leaf
     from fastbp.plan import Architecture
     from fastbp.program import Program, Programs
     from fastbp.sources import Data
@@ -43,7 +42,7 @@ Array = npt.NDArray[Any]
 
 _NO_CONSTANTS = np.zeros(1)
 _OF_WORKER = ["cursor", "totals", "records", "rules"]  # fields of RUN
-_OF_ALL_WORKERS = ["coefficients", "n_records", "n_rules", "first_step"]
+_OF_ALL_WORKERS = ["rates", "n_records", "n_rules", "first_step"]
 
 
 class Rule(NamedTuple):
@@ -55,35 +54,24 @@ class Rule(NamedTuple):
     optimizer: Optimizer
     n_moments: int
     constants: Array
-    update: Leaf
-    shrink: Leaf | None = None  # of decoupled weight decay
-    decays_biases: bool = False
+    leaves: updates.Rule
+    decays_biases: bool
 
 
 def rule_of(optimizer: Optimizer) -> Rule:
     """Return the rule of an optimizer."""
-    common = optimizer, optimizer.n_moments, optimizer.constants
     # By the type itself: a subclass could describe other moments and constants than the kernel reads.
-    if type(optimizer) is SGD:
-        return Rule(*common, updates.momentum if optimizer.momentum > 0.0 else updates.sgd)
-    if type(optimizer) is Adagrad:
-        return Rule(*common, updates.adagrad)
-    if type(optimizer) is RMSprop:
-        return Rule(*common, updates.rmsprop)
-    if type(optimizer) is Adam:
-        return Rule(*common, updates.adam)
-    if type(optimizer) is AdamW:
-        shrink = updates.shrink if optimizer.weight_decay > 0.0 else None
-        return Rule(*common, updates.adam, shrink, optimizer.decay_biases)
-    raise TypeError(f"optimizer must be one of fastbp's own, got {optimizer!r}")
+    if type(optimizer) not in OPTIMIZERS:
+        raise TypeError(f"optimizer must be one of fastbp's own, got {optimizer!r}")
+    leaves, decays_biases = updates.RULES[optimizer.rule], getattr(optimizer, "decay_biases", False)
+    return Rule(optimizer, optimizer.n_moments, optimizer.constants, leaves, decays_biases)
 
 
 class _Rates(NamedTuple):
-    """The learning rates of some steps, and what the update makes of them."""
+    """The learning rates of some steps."""
 
     first_step: int
     rates: Array
-    coefficients: Array
     last_rate: float  # of the step before `first_step`
 
 
@@ -148,7 +136,7 @@ class Driver:
         self.records = np.zeros(1, RECORD) if records is None else records
         self.rules = np.zeros(0, RULE) if rules is None else rules
         self._start = self._stop = 0.0  # of the last call, by time.perf_counter
-        self._rates = _Rates(position.n_steps, np.zeros(1), np.zeros((1, 1)), 0.0)
+        self._rates = _Rates(position.n_steps, np.zeros(1), 0.0)
 
     def compile(self) -> None:
         """Compile or load the kernel, without taking a step."""
@@ -212,7 +200,7 @@ class Driver:
 
     def rates_of(self, steps: Array) -> Array:
         """Return the learning rates of steps that the last call has taken, or of the one before it."""
-        first_step, rates, _, last_rate = self._rates
+        first_step, rates, last_rate = self._rates
         return np.where(steps >= first_step, rates[np.maximum(steps - first_step, 0)], last_rate)
 
     def times(self, records: Array) -> Array:
@@ -242,17 +230,14 @@ class Driver:
         n_taken, last_rate = first_step - self._rates.first_step, self._rates.last_rate
         if 0 < n_taken <= self._rates.rates.size:  # more, if others have taken steps in between
             last_rate = float(self._rates.rates[n_taken - 1])
-        coefficients = np.ascontiguousarray(optimizer.coefficients(rates, first_step))
-        self._rates = _Rates(first_step, rates, coefficients, last_rate)
+        self._rates = _Rates(first_step, np.ascontiguousarray(rates, np.float64), last_rate)
 
     def _call(self, last_step: int, budget: int, n_workers: int) -> int:
-        program, moments, coefficients = self._program, self._buffers.moments, self._rates.coefficients
+        program, moments, rates = self._program, self._buffers.moments, self._rates.rates
         constants = _NO_CONSTANTS if self._rule is None else self._rule.constants
         decays_biases = self._rule is not None and self._rule.decays_biases
         row = moments.strides[0] // moments.itemsize
-        program.optimizer[0] = (
-            moments.ctypes.data, row, constants.ctypes.data, coefficients.shape[1], decays_biases
-        )  # fmt: skip
+        program.optimizer[0] = moments.ctypes.data, row, constants.ctypes.data, decays_biases
         program.dealing[0] = self.dealing
         program.dealing[["last_step", "budget"]] = last_step, budget
         # What a worker decides by, each of its own: all come to the same decisions, and worker 0's are kept.
@@ -260,9 +245,9 @@ class Driver:
         own = [shared, *(tuple(array.copy() for array in shared) for _ in range(1, n_workers))]
         for worker, arrays in enumerate(own):
             program.runs[_OF_WORKER][worker] = tuple([array.ctypes.data for array in arrays])
-        of_all = coefficients.ctypes.data, self.records.shape[0], self.rules.shape[0], self._rates.first_step
+        of_all = rates.ctypes.data, self.records.shape[0], self.rules.shape[0], self._rates.first_step
         program.runs[_OF_ALL_WORKERS] = of_all
-        call = _Call(program, self.data.source(), n_workers, self._buffers, self.data, constants, coefficients, own)
+        call = _Call(program, self.data.source(), n_workers, self._buffers, self.data, constants, rates, own)
         self._start = time.perf_counter()
         try:
             with self._buffers.calls:
@@ -317,9 +302,7 @@ class Stepper:
 def training_plan(architecture: Architecture, rule: Rule, n_samples: int, n_workers: int = 1) -> Plan:
     """Return the plan of steps by a rule on so many samples."""
     capacity = capacity_for(n_samples, architecture.dtype)
-    return Plan(
-        architecture, capacity, trains=True, with_loss=True, update=rule.update, shrink=rule.shrink, n_workers=n_workers
-    )
+    return Plan(architecture, capacity, trains=True, with_loss=True, rule=rule.leaves, n_workers=n_workers)
 
 
 def single_step(driver: Driver, position: Position) -> float:

@@ -6,7 +6,6 @@ lie in flat buffers like the parameters.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,7 +16,7 @@ from fastbp import checks
 from fastbp.names import nearest
 from fastbp.schedules import LearningRate, check_learning_rate
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "check_optimizer"]
+__all__ = ["OPTIMIZERS", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "check_optimizer"]
 
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -56,22 +55,10 @@ class Optimizer:
         """What stays the same in all steps, in the order of the kernel: float64, 1-D."""
         raise NotImplementedError
 
-    def coefficients(self, learning_rates: Float64Array, first_step: int) -> Float64Array:  # noqa: ARG002
-        """Return what changes from step to step, in the order of the kernel.
-
-        Parameters
-        ----------
-        learning_rates : float64 ndarray, shape (n_steps,), read-only
-            Learning rates of the steps ``first_step, first_step + 1, ...``.
-        first_step : int
-            Number of steps that the moments have seen before.
-
-        Returns
-        -------
-        float64 ndarray, shape (n_steps, n_coefficients)
-            In this class one coefficient, the learning rate.
-        """
-        return learning_rates.reshape(-1, 1).copy()
+    @property
+    def rule(self) -> str:
+        """Name of the update rule in `fastbp.kernels.updates.RULES`."""
+        return type(self).__name__.lower()
 
     def _set_fraction(self, name: str) -> None:
         value = checks.finite_float(getattr(self, name), name, low=0.0, high=1.0, high_open=True)
@@ -134,6 +121,11 @@ class SGD(Optimizer):
     def moments(self) -> tuple[str, ...]:
         """The momentum buffer ``b``, if there is momentum."""
         return ("b",) if self.momentum > 0.0 else ()
+
+    @property
+    def rule(self) -> str:
+        """The plain one without momentum."""
+        return "momentum" if self.momentum > 0.0 else "sgd"
 
     @property
     def constants(self) -> Float64Array:
@@ -302,20 +294,9 @@ class Adam(Optimizer):
         """``[beta1, 1 - beta1, beta2, 1 - beta2, eps]``."""
         return np.array([self.beta1, 1.0 - self.beta1, self.beta2, 1.0 - self.beta2, self.eps])
 
-    @np.errstate(all="ignore")  # silent whatever the user's: a rate may vanish, or diverge later
-    def coefficients(self, learning_rates: Float64Array, first_step: int) -> Float64Array:
-        """Return ``[learning_rate / (1 - beta1**t), 1 / sqrt(1 - beta2**t)]`` with ``t = step + 1`` for each step.
-
-        Parameters and the shape of the result are those of `Optimizer.coefficients`.
-        """
-        n_steps = learning_rates.size
-        step_sizes = learning_rates / _bias_corrections(self.beta1, first_step, n_steps)
-        inverse_roots = 1.0 / np.sqrt(_bias_corrections(self.beta2, first_step, n_steps))
-        return np.stack([step_sizes, inverse_roots], axis=1)
-
 
 @dataclass(frozen=True)
-class AdamW(Optimizer):
+class AdamW(Adam):
     """Adam with decoupled weight decay: each step first shrinks the weights, ``w *= 1 - learning_rate * weight_decay``.
 
     Parameters
@@ -345,41 +326,28 @@ class AdamW(Optimizer):
     AdamW(learning_rate=0.001, beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.1, decay_biases=False)
     """
 
-    learning_rate: LearningRate = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
     weight_decay: float = 0.01
     decay_biases: bool = False
 
     def _check(self) -> None:
-        self._set_fraction("beta1")
-        self._set_fraction("beta2")
-        self._set_positive("eps")
+        super()._check()
         weight_decay = checks.finite_float(self.weight_decay, "weight_decay", low=0.0)
         object.__setattr__(self, "weight_decay", weight_decay)
         self._set_flag("decay_biases")
 
     @property
-    def moments(self) -> tuple[str, ...]:
-        """The mean ``m`` and the mean square ``v``."""
-        return ("m", "v")
+    def rule(self) -> str:
+        """Adam's where nothing decays."""
+        return "adamw" if self.weight_decay > 0.0 else "adam"
 
     @property
     def constants(self) -> Float64Array:
-        """``[beta1, 1 - beta1, beta2, 1 - beta2, eps]``."""
-        return np.array([self.beta1, 1.0 - self.beta1, self.beta2, 1.0 - self.beta2, self.eps])
+        """Adam's, and ``weight_decay``."""
+        return np.append(super().constants, self.weight_decay)
 
-    @np.errstate(all="ignore")
-    def coefficients(self, learning_rates: Float64Array, first_step: int) -> Float64Array:
-        """Return Adam's two coefficients and ``1 - learning_rate * weight_decay`` for each step.
 
-        Parameters and the shape of the result are those of `Optimizer.coefficients`.
-        """
-        adam = Adam(beta1=self.beta1, beta2=self.beta2, eps=self.eps)
-        decays = 1.0 - learning_rates * self.weight_decay
-        return np.column_stack([adam.coefficients(learning_rates, first_step), decays])
-
+OPTIMIZERS = (SGD, Adagrad, RMSprop, Adam, AdamW)
+"""All that there are: another class could describe other moments and constants than its kernel reads."""
 
 _NAMED = (
     "SGD()",
@@ -415,11 +383,3 @@ def check_optimizer(optimizer: object, dtype: npt.DTypeLike) -> Optimizer:
     if eps is not None and not low <= eps <= high:
         raise ValueError(f"eps must be in [{low:.2g}, {high:.2g}] for a model of {np.dtype(dtype)}, got {eps!r}")
     return optimizer
-
-
-def _bias_corrections(beta: float, first_step: int, n_steps: int) -> Float64Array:
-    """Return ``1 - beta**t`` for ``t = first_step + 1, ..., first_step + n_steps``."""
-    # Once beta**t is below 2**-60 the difference is exactly 1, and long runs skip the powers.
-    if beta == 0.0 or (first_step + 1) * math.log2(beta) < -60.0:
-        return np.ones(n_steps)
-    return 1.0 - np.power(beta, np.arange(first_step + 1, first_step + n_steps + 1, dtype=np.float64))

@@ -95,8 +95,8 @@ class Plan:
     with_loss : bool
         Whether to compare with targets. If not, the outputs go through the output activation, even if the loss has one
         fused into it.
-    update, shrink : Leaf, optional
-        Update rule, and decoupled weight decay; without them the gradient is only computed.
+    rule : updates.Rule, optional
+        Without it the gradient is only computed.
     n_workers : int
     """
 
@@ -104,8 +104,7 @@ class Plan:
     n_samples: int
     trains: bool
     with_loss: bool
-    update: Leaf | None = None
-    shrink: Leaf | None = None
+    rule: updates.Rule | None = None
     n_workers: int = 1
 
     @property
@@ -291,19 +290,19 @@ class Plan:
             gather.copy: any(map(self.keeps_z, self.architecture.activations)),
             transpose.panels_to_rows: True,
             transpose.panels_to_features: is_narrow or lists_gradients,
-            updates.flush_rows: self.trains and self.update is None,
+            updates.flush_rows: self.trains and self.rule is None,
             samples.forward_block: True,
             samples.loss_block: self.with_loss,
             samples.backward_block: self.trains,
             samples.gradient_block: self.trains and self.is_small,
             parameters.parameters_task: self.trains,
         }
-        leaves = {
-            FIELDS_OF_LEAVES.get(leaf.__name__, leaf.__name__): leaf if is_needed else None
-            for leaf, is_needed in needed.items()
-        }
         loss = LOSSES[self.architecture.loss].leaf if self.with_loss else None
-        return leaves | {"loss": loss, "update": self.update, "shrink": self.shrink}
+        rule = dict.fromkeys(updates.Rule._fields) if self.rule is None else self.rule._asdict()
+        leaves: dict[str, Leaf | None] = {"loss": loss, **rule}
+        for leaf, is_needed in needed.items():
+            leaves[FIELDS_OF_LEAVES.get(leaf.__name__, leaf.__name__)] = leaf if is_needed else None
+        return leaves
 
     def costs(self, n_samples: int) -> tuple[int, int]:
         """Return rough costs of a task of either phase of a step, in multiply-adds."""

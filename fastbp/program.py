@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbp.buffers import ALIGNMENT, aligned_bytes
-from fastbp.kernels import sums
+from fastbp.kernels import sums, updates
 from fastbp.kernels.tables import DEALING, LAYER, LOSS_SUMS, OPTIMIZER, PLAN, RUN, TILE, fill
 from fastbp.plan import C_BLOCK, CHUNK, M_BLOCK, RECTANGLE, Plan, capacity_for
 
@@ -198,6 +198,7 @@ class Program:
             "row_addresses": self._arena.reserve(panel * 8),
             "cast": self._reserve(panel * max(widths[0], widths[-1])),
             "packed": self._reserve(M_BLOCK * plan.packed_row),
+            "coefficients": self._arena.reserve(8 * updates.N_COEFFICIENTS),
             "gradient": self._reserve(max(RECTANGLE, (strip + 1) * C_BLOCK) if plan.trains else 0),
             "partial": self._reserve(self._most_partial_sums(strip)),
             "y_strip": self._reserve(strip * max(C_BLOCK, block)),

@@ -66,7 +66,12 @@ def workspace_bytes(sizes: tuple[int, ...], batch_size: int, n_workers: int) -> 
     """Return the size of all buffers of a fit with Adam."""
     model = make_model(sizes)
     plan = Plan(
-        model._network.architecture, batch_size, trains=True, with_loss=True, update=updates.adam, n_workers=n_workers
+        model._network.architecture,
+        batch_size,
+        trains=True,
+        with_loss=True,
+        rule=updates.RULES["adam"],
+        n_workers=n_workers,
     )
     return int(Program(plan, model.params)._arena.memory.nbytes)
 

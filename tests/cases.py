@@ -11,6 +11,22 @@ ACTIVATIONS = tuple(reference.ACTIVATIONS)
 PAIRS = tuple((loss, output) for loss, outputs in reference.PERMITTED_OUTPUTS.items() for output in outputs)
 DTYPES = ("float32", "float64")
 
+# Every rule, with each of its options.
+OPTIMIZERS = (
+    fastbp.SGD(0.05),
+    fastbp.SGD(0.05, momentum=0.9),
+    fastbp.SGD(0.05, momentum=0.9, nesterov=True),
+    fastbp.Adagrad(0.05),
+    fastbp.RMSprop(0.01),
+    fastbp.RMSprop(0.01, alpha=0.9, momentum=0.8),
+    fastbp.RMSprop(0.01, centered=True),
+    fastbp.RMSprop(0.01, alpha=0.8, eps=1e-3, momentum=0.5, centered=True),
+    fastbp.Adam(0.01),
+    fastbp.Adam(0.01, beta1=0.0, beta2=0.5, eps=1e-2),
+    fastbp.AdamW(0.01, weight_decay=0.1, decay_biases=True),
+    fastbp.AdamW(0.01, weight_decay=0.0),
+)
+
 # Widths of the layers, and samples: odd ones, the edges of vectors, panels, blocks and super-blocks, depth 1 to 4.
 SHAPES = (
     ((1, 1), 1),

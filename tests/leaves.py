@@ -7,6 +7,7 @@ import numpy as np
 from numba import types
 
 from fastbp.kernels.panels import panel_width
+from fastbp.kernels.updates import N_COEFFICIENTS, RULES
 
 _RETURNED_NONE = -2  # the status of a function that returns None
 
@@ -26,6 +27,14 @@ def call_address(address, signature, *arguments):
     status = prototype(address)(ctypes.byref(result), ctypes.byref(exception), *values)
     assert status in (0, _RETURNED_NONE)
     return None if signature.return_type == types.void else result.value
+
+
+def coefficients_of(optimizer, step, rate=None):
+    """What the kernel makes of a learning rate (by default the optimizer's own, a number) after so many steps."""
+    coefficients = np.zeros(N_COEFFICIENTS)
+    rate = optimizer.learning_rate if rate is None else rate
+    call(RULES[optimizer.rule].coefficients, "float64", rate, step, optimizer.constants, coefficients)
+    return coefficients
 
 
 def panels_of(matrix):

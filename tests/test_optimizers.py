@@ -7,22 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cases import OPTIMIZERS
 from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop, check_optimizer
 from fastbp.schedules import CosineDecay
-
-OPTIMIZERS = [
-    SGD(0.05),
-    SGD(0.05, momentum=0.9),
-    SGD(0.05, momentum=0.9, nesterov=True),
-    Adagrad(0.05),
-    RMSprop(0.01),
-    RMSprop(0.01, alpha=0.9, momentum=0.8),
-    RMSprop(0.01, centered=True),
-    RMSprop(0.01, centered=True, momentum=0.8),
-    Adam(0.01),
-    Adam(0.01, beta1=0.0, beta2=0.5, eps=1e-3),
-    AdamW(0.01, weight_decay=0.1, decay_biases=True),
-]
+from leaves import coefficients_of
 
 
 @pytest.mark.parametrize(
@@ -78,65 +66,13 @@ def test_moments_are_those_that_the_rule_needs(optimizer, moments):
         (Adagrad(eps=1e-6), [1e-6]),
         (RMSprop(alpha=0.75, centered=True), [0.75, 0.25, 1e-8, 0.0, 1.0]),
         (Adam(), [0.9, 1 - 0.9, 0.999, 1 - 0.999, 1e-8]),
-        (AdamW(), [0.9, 1 - 0.9, 0.999, 1 - 0.999, 1e-8]),
+        (AdamW(), [0.9, 1 - 0.9, 0.999, 1 - 0.999, 1e-8, 0.01]),
     ],
     ids=repr,
 )
 def test_constants_are_in_the_kernels_order(optimizer, expected):
     assert optimizer.constants.dtype == np.float64
     np.testing.assert_array_equal(optimizer.constants, expected)
-
-
-@pytest.mark.parametrize("optimizer", [SGD(), Adagrad(), RMSprop()], ids=repr)
-def test_coefficients_of_plain_rules_are_the_learning_rates(optimizer):
-    learning_rates = np.array([0.1, 0.2, 0.3])
-
-    actual = optimizer.coefficients(learning_rates, 5)
-
-    np.testing.assert_array_equal(actual, [[0.1], [0.2], [0.3]])
-    assert not np.shares_memory(actual, learning_rates)
-
-
-def test_coefficients_adam_first_step_by_hand():
-    actual = Adam(beta1=0.75, beta2=0.9375).coefficients(np.array([0.5]), 0)
-
-    np.testing.assert_array_equal(actual, [[0.5 / 0.25, 1.0 / np.sqrt(0.0625)]])
-
-
-def test_coefficients_adamw_adds_the_decay():
-    learning_rates = np.array([0.5, 0.25])
-
-    actual = AdamW(weight_decay=0.1).coefficients(learning_rates, 3)
-
-    np.testing.assert_array_equal(actual[:, :2], Adam().coefficients(learning_rates, 3))
-    np.testing.assert_allclose(actual[:, 2], [0.95, 0.975], rtol=1e-15)
-
-
-@given(
-    st.floats(0.0, 1.0, exclude_max=True),
-    st.floats(0.0, 1.0, exclude_max=True),
-    st.integers(0, 10**6),
-    st.integers(1, 60),
-    st.integers(0, 60),
-)
-def test_coefficients_adam_cut_anywhere_give_the_same_bits(beta1, beta2, first_step, n_steps, cut):
-    optimizer = AdamW(beta1=beta1, beta2=beta2)
-    cut = min(cut, n_steps)
-    learning_rates = np.linspace(0.1, 0.2, n_steps)
-
-    whole = optimizer.coefficients(learning_rates, first_step)
-    head = optimizer.coefficients(learning_rates[:cut], first_step)
-    tail = optimizer.coefficients(learning_rates[cut:], first_step + cut)
-
-    assert whole.shape == (n_steps, 3)
-    assert np.isfinite(whole).all()
-    np.testing.assert_array_equal(np.concatenate([head, tail]), whole)
-
-
-def test_coefficients_adam_after_many_steps_need_no_correction():
-    actual = Adam(beta2=0.999).coefficients(np.full(3, 0.1), 50_000)
-
-    np.testing.assert_array_equal(actual, [[0.1, 1.0]] * 3)
 
 
 def update(optimizer, params, grads, moments, coefficients):
@@ -166,8 +102,8 @@ def update(optimizer, params, grads, moments, coefficients):
             step = state["b"]
         params -= coefficients[0] * step
     else:
-        beta1, one_minus_beta1, beta2, one_minus_beta2, eps = constants
-        if isinstance(optimizer, AdamW):
+        beta1, one_minus_beta1, beta2, one_minus_beta2, eps, *_ = constants
+        if optimizer.rule == "adamw":
             params *= coefficients[2]
         state["m"][:] = beta1 * state["m"] + one_minus_beta1 * grads
         state["v"][:] = beta2 * state["v"] + one_minus_beta2 * grads**2
@@ -197,13 +133,12 @@ def test_optimizer_numbers_over_100_steps_equal_pytorchs(optimizer):
     expected = torch.tensor(start, requires_grad=True)
     rival = torch_optimizer(torch, optimizer, expected)
     actual, moments = start.copy(), np.zeros((optimizer.n_moments, start.size))
-    coefficients = optimizer.coefficients(np.full(n_steps, optimizer.learning_rate), 0)
 
     for step in range(n_steps):
         grads = rng.normal(1.0, 1.0, size=start.size)
         expected.grad = torch.tensor(grads)
         rival.step()
-        update(optimizer, actual, grads, moments, coefficients[step])
+        update(optimizer, actual, grads, moments, coefficients_of(optimizer, step))
 
     error = np.linalg.norm(actual - expected.detach().numpy()) / np.linalg.norm(actual)
     # float64 rounding over 100 steps; the centered variance cancels and loses some digits more.
@@ -317,11 +252,10 @@ ANY_FRACTION = st.floats(0.0, 1.0, exclude_max=True)
     st.sampled_from(["raise", "warn", "call"]),
 )
 def test_numbers_of_any_legal_optimizer_come_silently_under_any_errstate(optimizer, first_step, state):
-    rates = np.full(3, optimizer.learning_rate)
     with np.errstate(all=state, call=unexpected):
-        coefficients, constants = optimizer.coefficients(rates, first_step), optimizer.constants
+        coefficients, constants = coefficients_of(optimizer, first_step), optimizer.constants
 
     assert not np.isnan(coefficients).any()
     assert np.isfinite(constants).all()
-    if not isinstance(optimizer, (Adam, AdamW)):
-        np.testing.assert_array_equal(coefficients[:, 0], rates)
+    if not isinstance(optimizer, Adam):
+        assert coefficients[0] == optimizer.learning_rate

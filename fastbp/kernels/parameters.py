@@ -13,6 +13,7 @@ from fastbp.kernels.calls import call, float64_at
 from fastbp.kernels.products.gradient import gradient_of
 from fastbp.kernels.sums import PART
 from fastbp.kernels.tables import layer_of, optimizer_at, plan_at, tile_of
+from fastbp.kernels.updates import DECAY
 
 
 @leaf(
@@ -109,7 +110,7 @@ def _decay(plan, optimizer, coefficients, layer, rectangle):
         first_row, n_rows, first_column, n_columns = rectangle
         n_decayed = min(n_rows, layer.n_in + optimizer.decay_biases - first_row)
         start = layer.w + (first_row * layer.n_out + first_column) * plan.sizes.itemsize
-        factor = float64_at(coefficients)[optimizer.n_coefficients - 1]
+        factor = float64_at(coefficients)[DECAY]
         call(plan.leaves.shrink, (start, n_decayed, n_columns, layer.n_out, factor))
 
 

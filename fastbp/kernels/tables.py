@@ -49,7 +49,7 @@ LEAVES = np.dtype(
             # samples in and out, and their losses
             *("order", "gather", "labels", "panels_to_rows", "panels_to_features", "copy", "loss"),
             # parameters
-            *("update", "shrink", "flush_rows"),
+            *("update", "coefficients", "shrink", "flush_rows"),
             # the phases of a step
             *("forward_block", "loss_block", "backward_block", "gradient_block", "parameters_task"),
         )
@@ -68,6 +68,7 @@ SCRATCH = np.dtype(
         ("cast", ADDRESS),  # of `gather_rows`
         ("packed", ADDRESS),  # a cache block of w
         ("gradient", ADDRESS),  # a rectangle of it
+        ("coefficients", ADDRESS),  # float64, of the step's update
         ("partial", ADDRESS),  # sums over a part of the terms (`sums`) that are not in their totals yet
         # Of a product with lists:
         ("y_strip", ADDRESS),  # the strip that it writes, in panels of columns
@@ -185,7 +186,6 @@ OPTIMIZER = np.dtype(
         ("state", ADDRESS),  # the moments
         ("state_row", COUNT),  # elements between two of them
         ("constants", ADDRESS),  # float64
-        ("n_coefficients", COUNT),  # float64 per step; where weights decay, the last one is their factor
         ("decay_biases", COUNT),  # whether biases decay too
     ],
     align=True,
@@ -274,7 +274,7 @@ RUN = np.dtype(
         ),  # int64 per task of the parameters phase: how many updates left a parameter not finite
         # Read.
         ("optimizer", ADDRESS),  # OPTIMIZER
-        ("coefficients", ADDRESS),  # float64, (n_steps, n_coefficients) for the steps from `first_step` on
+        ("rates", ADDRESS),  # float64, learning rates of the steps from `first_step` on
         ("n_records", COUNT),  # rows of `records`
         ("n_rules", COUNT),
         ("first_step", COUNT),

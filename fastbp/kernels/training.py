@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastbp._jit import inline, kernel
-from fastbp.kernels.calls import call, cycle_counter, int64_at
+from fastbp.kernels.calls import call, cycle_counter, float64_at, int64_at
 from fastbp.kernels.simd import address_of
 from fastbp.kernels.tables import (
     CURSOR,
@@ -84,7 +84,10 @@ def _samples_tasks(plan, source, dealing, run, first, last, stride, batch, n):
 def _parameters_tasks(plan, run, first, last, stride, batch, n, is_last):
     """Every `stride`-th of the tasks first..last-1: gradient, and after the last super-block update, of their tiles."""
     cursor, update_flags, optimizer = cursor_at(run.cursor), int64_at(run.update_flags), optimizer_at(run.optimizer)
-    coefficients = run.coefficients + (cursor.step - run.first_step) * optimizer.n_coefficients * 8
+    coefficients = plan.scratch.coefficients
+    if plan.leaves.update != 0:
+        rate = float64_at(run.rates)[cursor.step - run.first_step]
+        call(plan.leaves.coefficients, (rate, cursor.step, optimizer.constants, coefficients))
     for task in range(first, last, stride):
         update_flags[task] = call(
             plan.leaves.parameters_task,
@@ -222,9 +225,9 @@ def train(plans, source, dealing, run, sync, is_helper, n_wanted):
     plans, source, dealing, run : addresses of the tables, `plans` one row per worker. sync : address of the team's
     array (`team`). is_helper : 0 or 1. n_wanted : workers at most.
 
-    The caller gives coefficients for all steps up to the last and room for at least one record. Cuts into calls and the
-    number of workers change no bit: every sum has one order. Each worker passes a cursor, totals, records and rules of
-    its own with the same contents, and all come to the same decisions. No checks: the caller validates.
+    The caller gives learning rates for all steps up to the last and room for at least one record. Cuts into calls and
+    the number of workers change no bit: every sum has one order. Each worker passes a cursor, totals, records and rules
+    of its own with the same contents, and all come to the same decisions. No checks: the caller validates.
     """
     start_cycles = cycle_counter()
     meeting = int64_at(sync)

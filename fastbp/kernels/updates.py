@@ -1,23 +1,25 @@
-"""Optimizer updates: one leaf per rule, in place on a rectangle of the flat parameter buffer.
+"""Optimizer updates: one leaf per rule, in place on a rectangle of the flat parameter buffer, and its coefficients.
 
-All share one signature. params : `n_rows` rows of `n_columns` elements, `row` apart; grads : the same, `g_row` apart.
-state : the moments in the layout of params, moment k at state[k*state_stride:]. constants : hyper-parameters, and
-coefficients : what changes from step to step (learning rate first), both float64 as `fastbp.optimizers` lists them.
-Returns 1 if a new parameter is not finite, else 0. Rows share no element with each other, nor params with grads or
-state. No checks: the caller validates.
+All rules share one signature. params : `n_rows` rows of `n_columns` elements, `row` apart; grads : the same, `g_row`
+apart. state : the moments in the layout of params, moment k at state[k*state_stride:]. constants : hyper-parameters as
+`fastbp.optimizers` lists them, and coefficients : what changes from step to step, both float64. Returns 1 if a new
+parameter is not finite, else 0. Rows share no element with each other, nor params with grads or state. No checks: the
+caller validates.
 
-Each rule is an inline function of one vector, which returns the new parameters. Whole vectors come first, with the
-number of elements left a constant, so that only the tail is masked. `p * 0` is 0 but for infinities and NaN: its sum
-tells them.
+A rule is two inline functions: one that makes vectors of its numbers, and one that updates a vector of parameters and
+returns it. Its coefficients are a leaf of (learning rate, steps taken before, constants, coefficients).
 
 Where a network is sure of its classes, or an input is rarely active, gradients and moments vanish, and decayed weights
 do: gradients are flushed to zero where they are read (`simd`), as soon as their square were subnormal in the rules that
 square them; moments and decayed weights are where they are stored.
 """
 
+from typing import NamedTuple
+
+import numpy as np
 from numba import types
 
-from fastbp._jit import inline, leaf
+from fastbp._jit import Leaf, inline, leaf
 from fastbp.kernels.simd import (
     absolute,
     any_lane,
@@ -35,10 +37,39 @@ from fastbp.kernels.simd import (
     where,
 )
 
+N_COEFFICIENTS = 3  # most that a rule has
+DECAY = 2  # the coefficient by which weights are multiplied before the update, where they decay
+_NOTHING = 2.0**-60  # what a power adds to 1 has no bit in float64 any more
+
 
 def _signature(T):
     pointer, size, scalars = types.CPointer(T), types.intp, types.CPointer(types.float64)
     return types.intp(pointer, pointer, pointer, size, size, size, size, size, scalars, scalars)
+
+
+def _update_rule(name, numbers_of, update):
+    """The leaf of a rule, under its name: `update` of all vectors of the rectangle.
+
+    Whole vectors come first, with the number of elements left a constant, so that only the tail is masked. `p * 0` is 0
+    but for infinities and NaN: its sum tells them.
+    """
+
+    def rule(params, grads, state, state_stride, n_rows, n_columns, row, g_row, constants, coefficients):
+        numbers = numbers_of(params, constants, coefficients)
+        bad, lanes = splat(params, 0), lanes_of(params)
+        whole = n_columns - n_columns % lanes
+        for r in range(n_rows):
+            i, g_i = r * row, r * g_row
+            for j in range(0, whole, lanes):
+                bad = fma(update(params, grads, state, state_stride, i + j, g_i + j, lanes, numbers), 0, bad)
+            if whole < n_columns:
+                left = n_columns - whole
+                bad = fma(update(params, grads, state, state_stride, i + whole, g_i + whole, left, numbers), 0, bad)
+        return any_lane(~is_finite(bad))
+
+    rule.__name__ = rule.__qualname__ = name
+    rule.__doc__ = update.py_func.__doc__
+    return leaf(_signature)(rule)
 
 
 @inline
@@ -54,30 +85,30 @@ def _large(x, least):
 
 
 @inline
-def _sgd(params, grads, i, g_i, left, rate):
-    p = fma(rate, flush(load_upto(grads, g_i, left)), load_upto(params, i, left))
+def _numbers_of_sgd(params, constants, coefficients):
+    return (splat(params, -coefficients[0]),)
+
+
+@inline
+def _sgd(params, grads, state, state_stride, i, g_i, left, numbers):
+    """params -= learning_rate * grads."""
+    p = fma(numbers[0], flush(load_upto(grads, g_i, left)), load_upto(params, i, left))
     store_upto(params, i, p, left)
     return p
 
 
-@leaf(_signature)
-def sgd(params, grads, state, state_stride, n_rows, n_columns, row, g_row, constants, coefficients):
-    """params -= learning_rate * grads."""
-    rate = splat(params, -coefficients[0])
-    bad, lanes = splat(params, 0), lanes_of(params)
-    whole = n_columns - n_columns % lanes
-    for r in range(n_rows):
-        i, g_i = r * row, r * g_row
-        for j in range(0, whole, lanes):
-            bad = fma(_sgd(params, grads, i + j, g_i + j, lanes, rate), 0, bad)
-        if whole < n_columns:
-            bad = fma(_sgd(params, grads, i + whole, g_i + whole, n_columns - whole, rate), 0, bad)
-    return any_lane(~is_finite(bad))
+sgd = _update_rule("sgd", _numbers_of_sgd, _sgd)
 
 
 @inline
-def _momentum(params, grads, state, i, g_i, left, scalars):
-    rate, decay, nesterov = scalars
+def _numbers_of_momentum(params, constants, coefficients):
+    return splat(params, -coefficients[0]), splat(params, constants[0]), constants[1] != 0.0
+
+
+@inline
+def _momentum(params, grads, state, state_stride, i, g_i, left, numbers):
+    """b = momentum * b + grads; params -= learning_rate * b, or of grads + momentum * b if nesterov."""
+    rate, decay, nesterov = numbers
     g = flush(load_upto(grads, g_i, left))
     b = flush(fma(decay, load_upto(state, i, left), g))
     direction = fma(decay, b, g) if nesterov else b
@@ -87,24 +118,18 @@ def _momentum(params, grads, state, i, g_i, left, scalars):
     return p
 
 
-@leaf(_signature)
-def momentum(params, grads, state, state_stride, n_rows, n_columns, row, g_row, constants, coefficients):
-    """b = momentum * b + grads; params -= learning_rate * b, or of grads + momentum * b if nesterov."""
-    scalars = splat(params, -coefficients[0]), splat(params, constants[0]), constants[1] != 0.0
-    bad, lanes = splat(params, 0), lanes_of(params)
-    whole = n_columns - n_columns % lanes
-    for r in range(n_rows):
-        i, g_i = r * row, r * g_row
-        for j in range(0, whole, lanes):
-            bad = fma(_momentum(params, grads, state, i + j, g_i + j, lanes, scalars), 0, bad)
-        if whole < n_columns:
-            bad = fma(_momentum(params, grads, state, i + whole, g_i + whole, n_columns - whole, scalars), 0, bad)
-    return any_lane(~is_finite(bad))
+momentum = _update_rule("momentum", _numbers_of_momentum, _momentum)
 
 
 @inline
-def _adagrad(params, grads, state, i, g_i, left, scalars):
-    rate, eps, least = scalars
+def _numbers_of_adagrad(params, constants, coefficients):
+    return splat(params, -coefficients[0]), splat(params, constants[0]), _least(params, splat(params, 1))
+
+
+@inline
+def _adagrad(params, grads, state, state_stride, i, g_i, left, numbers):
+    """v += grads**2; params -= learning_rate * grads / (sqrt(v) + eps)."""
+    rate, eps, least = numbers
     g = _large(load_upto(grads, g_i, left), least)
     v = flush(fma(g, g, load_upto(state, i, left)))
     p = fma(rate, g / (sqrt(v) + eps), load_upto(params, i, left))
@@ -113,29 +138,31 @@ def _adagrad(params, grads, state, i, g_i, left, scalars):
     return p
 
 
-@leaf(_signature)
-def adagrad(params, grads, state, state_stride, n_rows, n_columns, row, g_row, constants, coefficients):
-    """v += grads**2; params -= learning_rate * grads / (sqrt(v) + eps)."""
-    scalars = splat(params, -coefficients[0]), splat(params, constants[0]), _least(params, splat(params, 1))
-    bad, lanes = splat(params, 0), lanes_of(params)
-    whole = n_columns - n_columns % lanes
-    for r in range(n_rows):
-        i, g_i = r * row, r * g_row
-        for j in range(0, whole, lanes):
-            bad = fma(_adagrad(params, grads, state, i + j, g_i + j, lanes, scalars), 0, bad)
-        if whole < n_columns:
-            bad = fma(_adagrad(params, grads, state, i + whole, g_i + whole, n_columns - whole, scalars), 0, bad)
-    return any_lane(~is_finite(bad))
+adagrad = _update_rule("adagrad", _numbers_of_adagrad, _adagrad)
 
 
 @inline
-def _rmsprop(params, grads, state, means, buffers, i, g_i, left, scalars, has_momentum, centered):
-    rate, alpha, one_minus_alpha, eps, decay, least = scalars
+def _numbers_of_rmsprop(params, constants, coefficients):
+    alpha, one_minus_alpha, eps = splat(params, constants[0]), splat(params, constants[1]), splat(params, constants[2])
+    decay, has_momentum, is_centered = splat(params, constants[3]), constants[3] != 0.0, constants[4] != 0.0
+    least = _least(params, one_minus_alpha)
+    return splat(params, -coefficients[0]), alpha, one_minus_alpha, eps, decay, least, has_momentum, is_centered
+
+
+@inline
+def _rmsprop(params, grads, state, state_stride, i, g_i, left, numbers):
+    """v = alpha * v + (1 - alpha) * grads**2, m likewise of grads if centered; b = momentum * b + grads / root.
+
+    The root is sqrt(v) + eps, or sqrt(v - m**2) + eps; then params -= learning_rate * b. The moments v, m and b follow
+    each other in state; without centring there is no m, without momentum no b.
+    """
+    rate, alpha, one_minus_alpha, eps, decay, least, has_momentum, is_centered = numbers
+    means, buffers = offset(state, state_stride), offset(state, 2 * state_stride if is_centered else state_stride)
     g = _large(load_upto(grads, g_i, left), least)
     v = flush(fma(alpha, load_upto(state, i, left), one_minus_alpha * g * g))
     store_upto(state, i, v, left)
     variance = v
-    if centered:
+    if is_centered:
         m = flush(fma(alpha, load_upto(means, i, left), one_minus_alpha * g))
         store_upto(means, i, m, left)
         variance = maximum(0.0, fma(-m, m, v))  # rounding may take a vanishing one below zero
@@ -148,35 +175,26 @@ def _rmsprop(params, grads, state, means, buffers, i, g_i, left, scalars, has_mo
     return p
 
 
-@leaf(_signature)
-def rmsprop(params, grads, state, state_stride, n_rows, n_columns, row, g_row, constants, coefficients):
-    """v = alpha * v + (1 - alpha) * grads**2, m likewise of grads if centered; b = momentum * b + grads / root.
-
-    The root is sqrt(v) + eps, or sqrt(v - m**2) + eps; then params -= learning_rate * b. The moments v, m and b follow
-    each other in state; without centring there is no m, without momentum no b.
-    """
-    rate, has_momentum, centered = splat(params, -coefficients[0]), constants[3] != 0.0, constants[4] != 0.0
-    alpha, one_minus_alpha, eps = splat(params, constants[0]), splat(params, constants[1]), splat(params, constants[2])
-    scalars = rate, alpha, one_minus_alpha, eps, splat(params, constants[3]), _least(params, one_minus_alpha)
-    means, buffers = offset(state, state_stride), offset(state, 2 * state_stride if centered else state_stride)
-    bad, lanes = splat(params, 0), lanes_of(params)
-    whole = n_columns - n_columns % lanes
-    for r in range(n_rows):
-        i, g_i = r * row, r * g_row
-        for j in range(0, whole, lanes):
-            p = _rmsprop(params, grads, state, means, buffers, i + j, g_i + j, lanes, scalars, has_momentum, centered)
-            bad = fma(p, 0, bad)
-        if whole < n_columns:
-            left = n_columns - whole
-            p = _rmsprop(params, grads, state, means, buffers, i + whole, g_i + whole, left, scalars, has_momentum,
-                         centered)  # fmt: skip
-            bad = fma(p, 0, bad)
-    return any_lane(~is_finite(bad))
+rmsprop = _update_rule("rmsprop", _numbers_of_rmsprop, _rmsprop)
 
 
 @inline
-def _adam(params, grads, state, second, i, g_i, left, scalars):
-    rate, scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, least = scalars
+def _numbers_of_adam(params, constants, coefficients):
+    rate, scale = splat(params, -coefficients[0]), splat(params, coefficients[1])
+    beta1, one_minus_beta1 = splat(params, constants[0]), splat(params, constants[1])
+    beta2, one_minus_beta2 = splat(params, constants[2]), splat(params, constants[3])
+    eps, least = splat(params, constants[4]), _least(params, one_minus_beta2)
+    return rate, scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, least
+
+
+@inline
+def _adam(params, grads, state, state_stride, i, g_i, left, numbers):
+    """Adam: m = beta1 * m + (1 - beta1) * grads; v = beta2 * v + (1 - beta2) * grads**2.
+
+    params -= rate * m / (sqrt(v) * scale + eps), with coefficients (rate, scale).
+    """
+    rate, scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, least = numbers
+    second = offset(state, state_stride)
     g = _large(load_upto(grads, g_i, left), least)
     m = flush(fma(beta1, load_upto(state, i, left), one_minus_beta1 * g))
     v = flush(fma(beta2, load_upto(second, i, left), one_minus_beta2 * g * g))
@@ -187,28 +205,55 @@ def _adam(params, grads, state, second, i, g_i, left, scalars):
     return p
 
 
-@leaf(_signature)
-def adam(params, grads, state, state_stride, n_rows, n_columns, row, g_row, constants, coefficients):
-    """Adam: m = beta1 * m + (1 - beta1) * grads; v = beta2 * v + (1 - beta2) * grads**2.
+adam = _update_rule("adam", _numbers_of_adam, _adam)
 
-    params -= rate * m / (sqrt(v) * scale + eps), with coefficients (rate, scale) = (learning_rate / (1 - beta1**t),
-    1 / sqrt(1 - beta2**t)).
+
+def _coefficients_signature(T):
+    scalars = types.CPointer(types.float64)
+    return types.void(types.float64, types.intp, scalars, scalars)
+
+
+@leaf(_coefficients_signature)
+def learning_rate(rate, step, constants, coefficients):
+    """Coefficients of a rule that has the learning rate only."""
+    coefficients[0] = rate
+
+
+@inline
+def _power(beta, t):
+    """beta**t for 0 <= beta < 1 and t > 0, or 0 if it is below 2**-60.
+
+    By squaring: multiplications alone have the same bits on every machine, and in NumPy, which no library's power has.
     """
-    rate, scale = splat(params, -coefficients[0]), splat(params, coefficients[1])
-    beta1, one_minus_beta1 = splat(params, constants[0]), splat(params, constants[1])
-    beta2, one_minus_beta2 = splat(params, constants[2]), splat(params, constants[3])
-    eps, least = splat(params, constants[4]), _least(params, one_minus_beta2)
-    scalars = rate, scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, least
-    second = offset(state, state_stride)
-    bad, lanes = splat(params, 0), lanes_of(params)
-    whole = n_columns - n_columns % lanes
-    for r in range(n_rows):
-        i, g_i = r * row, r * g_row
-        for j in range(0, whole, lanes):
-            bad = fma(_adam(params, grads, state, second, i + j, g_i + j, lanes, scalars), 0, bad)
-        if whole < n_columns:
-            bad = fma(_adam(params, grads, state, second, i + whole, g_i + whole, n_columns - whole, scalars), 0, bad)
-    return any_lane(~is_finite(bad))
+    result, base = 1.0, beta
+    while t > 0:
+        if t & 1:
+            result *= base
+        base *= base
+        t >>= 1
+        if result < _NOTHING or (base < _NOTHING and t > 0):
+            return 0.0
+    return result
+
+
+@inline
+def _bias_corrected(rate, step, constants, coefficients):
+    """(learning_rate / (1 - beta1**t), 1 / sqrt(1 - beta2**t)) with t = step + 1."""
+    coefficients[0] = rate / (1.0 - _power(constants[0], step + 1))
+    coefficients[1] = 1.0 / np.sqrt(1.0 - _power(constants[2], step + 1))
+
+
+@leaf(_coefficients_signature)
+def bias_corrections(rate, step, constants, coefficients):
+    """Coefficients of Adam (Kingma and Ba 2015, section 2, the last lines)."""
+    _bias_corrected(rate, step, constants, coefficients)
+
+
+@leaf(_coefficients_signature)
+def bias_corrections_and_decay(rate, step, constants, coefficients):
+    """Coefficients of AdamW: Adam's, and 1 - learning_rate * weight_decay."""
+    _bias_corrected(rate, step, constants, coefficients)
+    coefficients[DECAY] = 1.0 - rate * constants[5]
 
 
 @leaf(lambda T: types.void(types.CPointer(T), types.intp, types.intp, types.intp))
@@ -227,3 +272,22 @@ def shrink(params, n_rows, n_columns, row, factor):
         for j in range(0, n_columns, lanes_of(params)):
             i, left = r * row + j, n_columns - j
             store_upto(params, i, flush(load_upto(params, i, left) * factor), left)
+
+
+class Rule(NamedTuple):
+    """The leaves of an update rule."""
+
+    update: Leaf
+    coefficients: Leaf
+    shrink: Leaf | None = None  # of decoupled weight decay
+
+
+# By the names that `fastbp.optimizers` gives them.
+RULES = {
+    "sgd": Rule(sgd, learning_rate),
+    "momentum": Rule(momentum, learning_rate),
+    "adagrad": Rule(adagrad, learning_rate),
+    "rmsprop": Rule(rmsprop, learning_rate),
+    "adam": Rule(adam, bias_corrections),
+    "adamw": Rule(adam, bias_corrections_and_decay, shrink),
+}

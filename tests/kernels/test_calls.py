@@ -16,6 +16,7 @@ from fastbp.kernels import calls, training
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
 from fastbp.kernels.tables import LEAVES
+from fastbp.kernels.updates import RULES, Rule
 from fastbp.plan import FIELDS_OF_LEAVES
 
 MODULES = [
@@ -33,9 +34,8 @@ def leaves_of_fields():
     chosen = {"loss": {loss.leaf for loss in LOSSES.values()}}
     chosen["activation"] = {activation.forward for activation in ACTIVATIONS.values()}
     chosen["derivative"] = {activation.backward for activation in ACTIVATIONS.values()} - {None}
-    chosen["update"] = {leaf for leaf in all_leaves() if leaf.__module__.endswith("updates")} - {
-        leaf for leaf in all_leaves() if leaf.__name__ in ("shrink", "flush_rows")
-    }
+    for name in Rule._fields:
+        chosen[name] = {getattr(rule, name) for rule in RULES.values()} - {None}
     for leaf in all_leaves() - set().union(*chosen.values()):
         by_field[FIELDS_OF_LEAVES.get(leaf.__name__, leaf.__name__)].add(leaf)
     return by_field | chosen

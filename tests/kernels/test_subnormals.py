@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 import fastbp
-from fastbp.driver import rule_of
 from fastbp.kernels import gather, updates
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
 from fastbp.kernels.panels import panel_width
-from leaves import call, panels_of
+from leaves import call, coefficients_of, panels_of
 from subnormals import StatusFlags, are_subnormal, assert_no_subnormals, grid, kept, needs_status_flags
 
 DTYPES = ["float32", "float64"]
@@ -199,7 +198,7 @@ OPTIMIZERS = [
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 def test_updates_with_vanishing_gradients_store_no_subnormal(optimizer, dtype):
-    limits, rule = np.finfo(dtype), rule_of(optimizer)
+    limits, rule = np.finfo(dtype), updates.RULES[optimizer.rule]
     with np.errstate(under="ignore"):
         start = np.resize(np.geomspace(limits.tiny, 1.0, 40).astype(dtype), 128)
         start[::3] = 0  # as biases begin: nothing hides a tiny step
@@ -207,9 +206,9 @@ def test_updates_with_vanishing_gradients_store_no_subnormal(optimizer, dtype):
     shrinking = 0.5 if dtype == "float32" else 0.3  # reaches 0 within the steps
     grads = (np.where(np.arange(start.size) % 2, 1, -1) * np.geomspace(limits.tiny, 1e3, start.size)).astype(dtype)
     for step in range(900):
-        coefficients = optimizer.coefficients(np.array([optimizer.learning_rate]), step).ravel()
+        coefficients = coefficients_of(optimizer, step)
         if rule.shrink is not None:
-            call(rule.shrink, dtype, params, 1, params.size, params.size, coefficients[-1])
+            call(rule.shrink, dtype, params, 1, params.size, params.size, coefficients[updates.DECAY])
             assert_no_subnormals(params, f"shrunk, step {step}")
         flag = call(rule.update, dtype, params, grads, state, start.size, 1, start.size, start.size, start.size,
                     optimizer.constants, coefficients)  # fmt: skip

@@ -1,14 +1,19 @@
 """Each update rule against the naive twin, on rectangles whose surroundings hold NaN and whose ends are guard pages."""
 
+import mpmath
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import fastbp
 import reference
+from cases import OPTIMIZERS
 from fastbp.kernels import updates
 from fastbp.kernels.target import lanes
+from fastbp.kernels.updates import RULES
 from guards import guarded, needs_guard_pages
-from leaves import call
+from leaves import call, coefficients_of
 
 pytestmark = needs_guard_pages
 
@@ -25,17 +30,9 @@ RECTANGLES = [
     (7, 16, 33),
 ]
 
+# AdamW's update is Adam's.
 CASES = [
-    (updates.sgd, fastbp.SGD(0.1)),
-    (updates.momentum, fastbp.SGD(0.1, momentum=0.9)),
-    (updates.momentum, fastbp.SGD(0.1, momentum=0.9, nesterov=True)),
-    (updates.adagrad, fastbp.Adagrad(0.1)),
-    (updates.rmsprop, fastbp.RMSprop(0.01)),
-    (updates.rmsprop, fastbp.RMSprop(0.01, momentum=0.9)),
-    (updates.rmsprop, fastbp.RMSprop(0.01, centered=True)),
-    (updates.rmsprop, fastbp.RMSprop(0.01, alpha=0.8, eps=1e-3, momentum=0.5, centered=True)),
-    (updates.adam, fastbp.Adam(0.01)),
-    (updates.adam, fastbp.Adam(0.01, beta1=0.0, beta2=0.5, eps=1e-2)),
+    (RULES[optimizer.rule].update, optimizer) for optimizer in OPTIMIZERS if not isinstance(optimizer, fastbp.AdamW)
 ]
 NAMES = [repr(optimizer) for _, optimizer in CASES]
 
@@ -65,8 +62,7 @@ class Rectangle:
 
     def update(self, leaf, step=0):
         """One step; returns the flag."""
-        rates = np.array([self.optimizer.learning_rate])
-        coefficients = guarded(self.optimizer.coefficients(rates, step))
+        coefficients = guarded(coefficients_of(self.optimizer, step))
         return call(leaf, self.dtype, self.params, self.grads, self.state, self.params.size, *self.shape, self.row,
                     self.g_row, self.constants, coefficients)  # fmt: skip
 
@@ -199,3 +195,57 @@ def test_update_squares_of_small_gradients_become_zero_not_subnormal(leaf, optim
     assert not ((moments != 0.0) & (np.abs(moments) < limits.tiny)).any()
     if optimizer.n_moments:
         assert (moments != 0.0).any()  # those of the larger gradients
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.0, 1e300])
+@pytest.mark.parametrize("optimizer", [fastbp.SGD(), fastbp.SGD(momentum=0.5), fastbp.Adagrad(), fastbp.RMSprop()])
+def test_coefficients_of_plain_rules_are_the_learning_rate(optimizer, rate):
+    np.testing.assert_array_equal(coefficients_of(optimizer, 5, rate), [rate, 0, 0])
+
+
+def test_coefficients_of_adams_first_step_by_hand():
+    actual = coefficients_of(fastbp.Adam(beta1=0.75, beta2=0.9375), 0, 0.5)
+    np.testing.assert_array_equal(actual, [0.5 / 0.25, 1.0 / np.sqrt(0.0625), 0.0])
+
+
+def test_coefficients_of_adamw_add_the_decay():
+    actual = coefficients_of(fastbp.AdamW(weight_decay=0.1), 3, 0.5)
+    np.testing.assert_array_equal(actual[:2], coefficients_of(fastbp.Adam(), 3, 0.5)[:2])
+    assert actual[2] == 1.0 - 0.5 * 0.1
+
+
+def power_twin(beta, t):
+    """beta**t by squaring, one multiplication after the other, as NumPy computes them."""
+    result, base, t = np.float64(1.0), np.float64(beta), int(t)
+    with np.errstate(under="ignore"):
+        while t:
+            if t % 2:
+                result = np.multiply(result, base)
+            base, t = np.multiply(base, base), t // 2
+    return result if result >= 2.0**-60 else np.float64(0.0)
+
+
+@given(
+    st.one_of(st.sampled_from([0.0, 0.5, 0.9, 0.999, np.nextafter(1.0, 0.0)]), st.floats(0.0, 1.0, exclude_max=True)),
+    st.one_of(st.integers(0, 100), st.integers(0, 2**53)),
+)
+def test_coefficients_of_adam_have_the_bits_of_the_twin(beta, step):
+    actual = coefficients_of(fastbp.Adam(beta1=beta, beta2=beta), step, 0.1)
+    correction = 1.0 - power_twin(beta, step + 1)
+    assert actual[0] == 0.1 / correction
+    assert actual[1] == 1.0 / np.sqrt(correction)
+
+
+@pytest.mark.parametrize("beta", [0.9, 0.999, 0.999999])
+def test_bias_corrections_are_right_to_a_few_ulps_at_any_step(beta):
+    for step in [*range(60), *range(60, 4000, 97), 10**6, 10**9]:
+        with mpmath.workdps(60):
+            exact = 1 - mpmath.mpf(beta) ** (step + 1)
+            error = abs(mpmath.mpf(1.0 / coefficients_of(fastbp.Adam(beta1=beta), step, 1.0)[0]) / exact - 1)
+        # Each squaring doubles the relative error of a power, which is then set against the difference.
+        assert error < 2e-16 * (2 + (step + 1) * float(1 - exact) / float(exact))
+
+
+def test_coefficients_of_adam_after_many_steps_need_no_correction():
+    np.testing.assert_array_equal(coefficients_of(fastbp.Adam(), 50_000, 0.1), [0.1, 1.0, 0.0])
+    np.testing.assert_array_equal(coefficients_of(fastbp.Adam(), 2**62, 0.1), [0.1, 1.0, 0.0])
