@@ -136,7 +136,9 @@ class Plan:
     def block(self) -> int:
         """Samples of a task."""
         block = min(SMALL_BLOCK if self.is_small else LOSS_UNIT, self._whole_panels)
-        if any(_is_packed(n_in, n_out) for n_in, n_out in self.layers):  # as much as each worker gets, within bounds
+        if True in [
+            _is_packed(n_in, n_out) for n_in, n_out in self.layers
+        ]:  # as much as each worker gets, within bounds
             share = -(-self.n_samples // (self.n_workers * LOSS_UNIT)) * LOSS_UNIT
             block = min(max(share, block), WIDE_BLOCK, -(-self._whole_panels // LOSS_UNIT) * LOSS_UNIT)
         return block
@@ -263,12 +265,12 @@ class Plan:
 
     def leaves(self) -> dict[str, Leaf | None]:
         """Return the fields of `LEAVES`: those that this network needs, as each takes time to compile."""
-        is_narrow = any(ways.gradient_narrow_from < NEVER for ways in self.ways)
-        lists_gradients = any(ways.lists_gradient for ways in self.ways)
-        lists_products = any(ways.lists_product for ways in self.ways)
+        is_narrow = True in [ways.gradient_narrow_from < NEVER for ways in self.ways]
+        lists_gradients = True in [ways.lists_gradient for ways in self.ways]
+        lists_products = True in [ways.lists_product for ways in self.ways]
         # Lists that turn out to be long go by packed blocks.
-        packs_columns = any(min(ways.forward_packed_from, ways.forward_lists_from) < NEVER for ways in self.ways)
-        packs_rows = any(min(ways.backward_packed_from, ways.backward_lists_from) < NEVER for ways in self.ways)
+        packs_columns = True in [min(ways.forward_packed_from, ways.forward_lists_from) < NEVER for ways in self.ways]
+        packs_rows = True in [min(ways.backward_packed_from, ways.backward_lists_from) < NEVER for ways in self.ways]
         has_lists = lists_gradients or lists_products
         has_parts = self.has_several_super_blocks or max(self.layout.sizes) > sums.LONG
         needed = {
@@ -287,7 +289,7 @@ class Plan:
             shuffle.sample_order: True,
             gather.gather_rows: True,
             gather.gather_labels: True,
-            gather.copy: any(map(self.keeps_z, self.architecture.activations)),
+            gather.copy: True in [self.keeps_z(name) for name in self.architecture.activations],
             transpose.panels_to_rows: True,
             transpose.panels_to_features: is_narrow or lists_gradients,
             updates.flush_rows: self.trains and self.rule is None,

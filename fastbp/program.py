@@ -186,7 +186,7 @@ class Program:
     def _reserve_scratch(self) -> dict[str, int]:
         """Lay out one worker's scratch buffers; return their offsets, named as in `SCRATCH`."""
         plan, block, panel, widths = self.plan, self.plan.block, self.plan.panel, self.plan.layout.sizes
-        has_lists = any(ways.lists_product or ways.lists_gradient for ways in plan.ways)
+        has_lists = True in [ways.lists_product or ways.lists_gradient for ways in plan.ways]
         strip = plan.strip if has_lists else 0
         n_terms = self._most_listed_terms()
         n_entries = -(-n_terms // CHUNK) * (block * CHUNK + panel)

@@ -192,7 +192,7 @@ class Run:
         if validation_data is None:
             if metrics:
                 raise ValueError("metrics are computed on validation data: pass validation_data=(x, y)")
-            if any(isinstance(rule, EarlyStopping) for rule in rules):
+            if True in [isinstance(rule, EarlyStopping) for rule in rules]:
                 raise ValueError("EarlyStopping watches the validation loss: pass validation_data=(x, y)")
             return None
         if not isinstance(validation_data, (tuple, list)):
