@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import os
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from fastbp import schedules
 from fastbp.errors import DivergenceError
+from fastbp.kernels import border, updates
 from fastbp.kernels import training as kernel
-from fastbp.kernels import updates
 from fastbp.kernels.tables import DEALING, RECORD, RULE, RUN
 from fastbp.optimizers import OPTIMIZERS, Optimizer
 from fastbp.pacing import Crew
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fastbp.plan import Architecture
     from fastbp.program import Program, Programs
     from fastbp.sources import Data
+    from fastbp.state import RunState
 
 __all__ = [
     "Driver",
@@ -82,12 +83,13 @@ class _Call:
         self._program, self._source, self._n_workers, self._kept = program, source, n_workers, kept
 
     def __call__(self, worker: int, sync: npt.NDArray[np.int64]) -> int:
-        plans, runs, dealing = self._program.addresses
-        status = kernel.train(
-            plans,
+        addresses = self._program.addresses
+        status = border.train(
+            self._program.train_steps,
+            addresses["plans"],
             self._source.ctypes.data,
-            dealing,
-            runs + worker * RUN.itemsize,
+            addresses["dealing"],
+            addresses["runs"] + worker * RUN.itemsize,
             sync.ctypes.data,
             int(worker > 0),
             self._n_workers,
@@ -192,9 +194,7 @@ class Driver:
             )
             raise DivergenceError(message, n_steps, step_taken=False)
         if status == kernel.OVERFLOWED:
-            step = n_steps - 1
-            message = f"a parameter is not finite after step {step}, whose loss was finite; the step was taken"
-            raise DivergenceError(message, step, step_taken=True)
+            _raise_overflow(n_steps - 1)
         if status == kernel.LABELS_CHANGED:
             raise ValueError(f"y changed during the fit: labels in step {n_steps} are out of range")
 
@@ -237,6 +237,7 @@ class Driver:
         constants = _NO_CONSTANTS if self._rule is None else self._rule.constants
         decays_biases = self._rule is not None and self._rule.decays_biases
         row = moments.strides[0] // moments.itemsize
+        program.user = self
         program.optimizer[0] = moments.ctypes.data, row, constants.ctypes.data, decays_biases
         program.dealing[0] = self.dealing
         program.dealing[["last_step", "budget"]] = last_step, budget
@@ -266,28 +267,30 @@ class Stepper:
     architecture : Architecture
     buffers : Buffers
     rule : Rule
-    position : Position
-        Counts the steps, in nothing but its number of steps.
+    state : RunState
+        Steps count in its position `outside`.
     """
 
     def __init__(
-        self, programs: Programs, architecture: Architecture, buffers: Buffers, rule: Rule, position: Position
+        self, programs: Programs, architecture: Architecture, buffers: Buffers, rule: Rule, state: RunState
     ) -> None:
-        self._programs, self._architecture = programs, architecture
-        self._buffers, self._rule, self._position = buffers, rule, position
+        self._programs, self._architecture, self._buffers, self._rule = programs, architecture, buffers, rule
+        self.state, self._position = state, state.outside
         self._driver: Driver | None = None  # of the last step
-        self._first_step = position.n_steps
+        self._first_step = state.n_steps
+        self._rate, self._record, self._rules = np.zeros(1), np.zeros(1, RECORD), np.zeros(0, RULE)
 
-    def step(self, data: Data, n_steps: int) -> float:
-        """Take one step on all the data after `n_steps` others; returns the mean loss before it."""
+    def step(self, data: Data) -> float:
+        """Take one step on all the data; returns the mean loss before it."""
         batch_size = data.x.shape[0]
-        self._first_step = n_steps
-        self._position.start_at(n_steps)
+        self._first_step = self.state.n_steps
+        self._position.start_at(self._first_step)
         program = self._programs.training(training_plan(self._architecture, self._rule, batch_size))
         self._driver = driver = Driver(program, self._buffers, self._rule, self._position, data, batch_size)
         loss = single_step(driver, self._position)
         if not math.isfinite(loss):
             driver.raise_if_failed(kernel.DIVERGED)
+        self._use(program)
         return loss
 
     def finish(self) -> None:
@@ -297,6 +300,40 @@ class Stepper:
             self._driver = None  # the caller's batch is not kept alive
         if self._position.n_steps > self._first_step:
             self._buffers.set_aside = None
+
+    def _use(self, program: Program) -> None:
+        """Write what `step_at_once` leaves as it is into the program's tables."""
+        shared = self._position.cursor, self._position.totals, self._record, self._rules
+        program.runs[_OF_WORKER][0] = tuple([array.ctypes.data for array in shared])
+        program.runs[_OF_ALL_WORKERS] = self._rate.ctypes.data, 1, 0, 0
+        program.border["fit_cursor"] = self.state.position.cursor.ctypes.data
+        program.user = self
+
+    def step_at_once(self, x: Array, y: Array) -> float | None:
+        """Take one step on a batch as it should be; None if anything is unusual, and nothing has changed.
+
+        x : ndarray, shape (n_samples, n_features), of the dtype. y : ndarray, (n_samples, n_out) of the dtype, or
+        (n_samples,) of int64, classes. Both are nobody else's views.
+        """
+        program = self._programs.of_user(self, len(x))
+        if program is None or self._buffers.set_aside is not None:
+            return None
+        rate = self._rule.optimizer.learning_rate
+        if not isinstance(rate, float):
+            rate = float(schedules.sample(rate, self.state.n_steps, 1)[0])
+        take = self._programs.step_on_values if y.ndim == 2 else self._programs.step_on_labels
+        with self._buffers.calls:
+            loss = take(program.border_address, rate, x, y)
+        if math.isnan(loss):
+            return None
+        if program.border["status"][0] == border.NOT_FINITE:
+            _raise_overflow(self._position.n_steps - 1)
+        return loss
+
+
+def _raise_overflow(step: int) -> NoReturn:
+    message = f"a parameter is not finite after step {step}, whose loss was finite; the step was taken"
+    raise DivergenceError(message, step, step_taken=True)
 
 
 def training_plan(architecture: Architecture, rule: Rule, n_samples: int, n_workers: int = 1) -> Plan:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fastbp import errors
 from fastbp.driver import Driver, single_step
-from fastbp.kernels import training as kernel
+from fastbp.kernels import border
 from fastbp.kernels.tables import LOSS_SUMS
 from fastbp.pacing import ranges
 from fastbp.sources import source_of
@@ -20,9 +20,36 @@ if TYPE_CHECKING:
     from fastbp.network import Network
     from fastbp.sources import Data
 
-__all__ = ["evaluate", "loss", "loss_and_grad", "outputs_for", "predict"]
+__all__ = ["evaluate", "loss", "loss_and_grad", "outputs_for", "predict", "predict_at_once"]
 
 Array = npt.NDArray[Any]
+
+
+def predict_at_once(network: Network, x: object, out: object = None) -> Array | None:
+    """Return the outputs for a few rows as they should be; None if anything is unusual, and nothing has been done.
+
+    x : of the network's dtype, C-contiguous rows, few enough to need no look at Ctrl-C on the way.
+    """
+    if type(x) is not np.ndarray or network.turn.is_unfinished:
+        return None
+    rows, dtype = x.view(), network.architecture.dtype  # nobody else can reshape it
+    if rows.dtype is not dtype or rows.ndim != 2:
+        return None
+    if out is None:
+        outputs = np.empty((len(rows), network.n_out), dtype)
+    elif type(out) is np.ndarray:
+        outputs = out.view()
+        if outputs.dtype is not dtype or outputs.ndim != 2 or not outputs.flags.writeable:
+            return None
+    else:
+        return None
+    programs = network.programs
+    status = programs.predict_rows(programs.predicting().border_address, rows, outputs)
+    if status == border.NOT_FINITE:
+        _warn_of_outputs(network, outputs)
+    elif status != border.OK:
+        return None
+    return outputs
 
 
 def predict(network: Network, x: Array, out: Array | None = None) -> Array:
@@ -42,9 +69,9 @@ def outputs_for(network: Network, x: Array, out: Array | None = None) -> Array:
         out = np.empty((x.shape[0], network.n_out), network.architecture.dtype)
     program = network.programs.predicting()
     source = source_of(x)
-    cost = program.plan.costs(x.shape[0])[0]
+    leaf, cost = int(program.plans["leaves"]["predict_range"][0]), program.plan.costs(x.shape[0])[0]
     for first, last in ranges(x.shape[0], program.plan.block, cost):
-        kernel.predict(program.plans.ctypes.data, source.ctypes.data, first, last, out.ctypes.data)
+        border.predict(leaf, program.addresses["plans"], source.ctypes.data, first, last, out.ctypes.data)
     return out
 
 
@@ -52,9 +79,11 @@ def evaluate(network: Network, data: Data) -> tuple[float, float]:
     """Return the mean loss and the accuracy (NaN where the output is no class)."""
     n_samples, n_outside, program = data.x.shape[0], 0, network.programs.evaluating()
     source, sums = data.source(), np.zeros(1 + program.plan.n_units, LOSS_SUMS)
-    cost = program.plan.costs(n_samples)[0]
+    leaf, cost = int(program.plans["leaves"]["evaluate_range"][0]), program.plan.costs(n_samples)[0]
     for first, last in ranges(n_samples, program.plan.block, cost):
-        n_outside += kernel.evaluate(program.plans.ctypes.data, source.ctypes.data, first, last, sums.ctypes.data)
+        n_outside += border.evaluate(
+            leaf, program.addresses["plans"], source.ctypes.data, first, last, sums.ctypes.data
+        )
     if n_outside:
         raise ValueError(f"y changed while it was read: {n_outside} labels are out of range now")
     loss, right = sums[0].item()

@@ -253,6 +253,9 @@ class MLP:
         RuntimeWarning
             If an output is not finite; it names the first.
         """
+        outputs = evaluation.predict_at_once(self._network, x, out)
+        if outputs is not None:
+            return out if out is not None else outputs
         self._network.turn.settle()
         layout, dtype = self._network.architecture.layout, self._network.architecture.dtype
         array = arrays.features(x, layout.sizes[0], dtype, allow_empty=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastbp.buffers import ALIGNMENT
-from fastbp.kernels import gather, parameters, samples, shuffle, sums, transpose, updates
+from fastbp.kernels import gather, parameters, samples, shuffle, sums, training, transpose, updates
 from fastbp.kernels.activations import ACTIVATIONS, TURNING_OFF
 from fastbp.kernels.losses import LOSSES
 from fastbp.kernels.panels import panel_width
@@ -298,6 +298,9 @@ class Plan:
             samples.backward_block: self.trains,
             samples.gradient_block: self.trains and self.is_small,
             parameters.parameters_task: self.trains,
+            training.train_steps: self.trains,
+            training.evaluate_range: self.with_loss and not self.trains,
+            training.predict_range: not self.with_loss,
         }
         loss = LOSSES[self.architecture.loss].leaf if self.with_loss else None
         rule = dict.fromkeys(updates.Rule._fields) if self.rule is None else self.rule._asdict()

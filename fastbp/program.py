@@ -7,22 +7,26 @@ use one network at once; those that train belong to whoever has the turn.
 from __future__ import annotations
 
 import threading
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastbp.buffers import ALIGNMENT, aligned_bytes
-from fastbp.kernels import sums, updates
-from fastbp.kernels.tables import DEALING, LAYER, LOSS_SUMS, OPTIMIZER, PLAN, RUN, TILE, fill
-from fastbp.plan import C_BLOCK, CHUNK, M_BLOCK, RECTANGLE, Plan, capacity_for
+from fastbp.kernels import border, sums, updates
+from fastbp.kernels.tables import BORDER, DEALING, LAYER, LOSS_SUMS, OPTIMIZER, PLAN, RECORD, RUN, SOURCE, TILE, fill
+from fastbp.plan import C_BLOCK, CHUNK, M_BLOCK, RECTANGLE, TASK_COST, Plan, capacity_for
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastbp.plan import Architecture
 
 __all__ = ["Program", "Programs"]
 
 _WHOLE_BLOCK = 1 << 20  # samples, more than any block has
+AT_ONCE = 10_000_000  # multiply-adds of a call that need not come back to Python on its way: some 5 ms at most
 _MOST_TRAINING = 2  # programs that a network keeps: a fit, and steps on batches of another size
 
 
@@ -84,8 +88,11 @@ class Program:
         Of each worker.
     dealing : ndarray, shape (1,), DEALING
     optimizer : ndarray, shape (1,), OPTIMIZER
-    addresses : tuple of int
-        Of `plans`, `runs` and `dealing`.
+    border : ndarray, shape (1,), BORDER
+    addresses : dict of str to int
+        Of these tables, and of some more.
+    user : object
+        Who has written the tables that change from call to call.
     """
 
     def __init__(self, plan: Plan, params: npt.NDArray[Any]) -> None:
@@ -126,7 +133,10 @@ class Program:
             fill(self.plans, worker, shared | {"scratch": {name: base + offset for name, offset in offsets.items()}})
         for name in ("unit_sums", "label_flags", "update_flags", "optimizer"):
             self.runs[name] = addresses[name]
-        self.addresses = addresses["plans"], addresses["runs"], addresses["dealing"]
+        self.addresses, self.border, self.border_address = addresses, own["border"], addresses["border"]
+        self.user: object = None
+        self.train_steps = int(self.plans["leaves"]["train_steps"][0])
+        fill(self.border, 0, self._border_of(addresses))
 
     def _tables(self) -> dict[str, tuple[int, np.dtype[Any]]]:
         """Return how many records or numbers of which dtype each table has."""
@@ -138,6 +148,10 @@ class Program:
             "dealing": (1, DEALING),
             "runs": (plan.n_workers, RUN),
             "optimizer": (1, OPTIMIZER),
+            "source": (1, SOURCE),
+            "border": (1, BORDER),
+            "rate": (1, np.dtype(np.float64)),
+            "record": (1, RECORD),
             "unit_sums": (plan.n_units, LOSS_SUMS),
             "label_flags": (plan.n_blocks, np.dtype(np.int64)),
             "update_flags": (plan.n_tasks, np.dtype(np.int64)),
@@ -152,6 +166,29 @@ class Program:
 
     def _address(self, leaf: Any) -> int:
         return 0 if leaf is None else int(leaf.address(self.plan.architecture.dtype))
+
+    def _border_of(self, addresses: dict[str, int]) -> dict[str, int]:
+        """Return the fields of `BORDER`; those of a run follow when there is one."""
+        plan = self.plan
+        return {
+            "plan": addresses["plans"],
+            "source": addresses["source"],
+            "n_in": plan.layout.sizes[0],
+            "n_out": plan.layout.sizes[-1],
+            "itemsize": self._itemsize,
+            "least_samples": plan.n_samples - plan.panel + 1 if plan.trains else 1,
+            "most_samples": min(plan.n_samples, AT_ONCE // max(1, plan.costs(1)[0] - TASK_COST)),
+            "params": self._params.ctypes.data,
+            "n_params": plan.layout.n_params,
+            "has_bad": self._address(border.has_bad),
+            "dealing": addresses["dealing"],
+            "run": addresses["runs"],
+            "fit_cursor": 0,
+            "kind": {"cross_entropy": border.LABELS, "binary_cross_entropy": border.FRACTIONS}.get(
+                plan.architecture.loss, border.VALUES
+            ),
+            "status": border.OK,
+        }
 
     def _reserve(self, n: int) -> int:
         """Reserve n elements; return their offset."""
@@ -306,6 +343,29 @@ class Programs:
         self._architecture, self._params = architecture, params
         self._of_thread = threading.local()  # freed with it
         self._training: tuple[Program, ...] = ()
+        self.dtype = architecture.dtype
+
+    @cached_property
+    def predict_rows(self) -> Callable[[int, npt.NDArray[Any], npt.NDArray[Any]], int]:
+        """The entry `border.predict_rows`, compiled when it is first asked for."""
+        return border.entry(border.predict_rows, self.dtype)
+
+    @cached_property
+    def step_on_values(self) -> Callable[[int, float, npt.NDArray[Any], npt.NDArray[Any]], float]:
+        """The entry `border.step_on_values`."""
+        return border.entry(border.step_on_values, self.dtype)
+
+    @cached_property
+    def step_on_labels(self) -> Callable[[int, float, npt.NDArray[Any], npt.NDArray[Any]], float]:
+        """The entry `border.step_on_labels`."""
+        return border.entry(border.step_on_labels, self.dtype)
+
+    def of_user(self, user: object, n_samples: int) -> Program | None:
+        """Return the program that trains on so many samples and whose tables this user has written last, if any."""
+        for program in self._training:
+            if program.user is user and 0 <= program.plan.n_samples - n_samples < program.plan.panel:
+                return program
+        return None
 
     def predicting(self) -> Program:
         """Return this thread's program for predictions."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fastbp import checks, schedules
 from fastbp.driver import Stepper, rule_of
 from fastbp.history import History, check_metrics
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from fastbp.sources import Data
 
 __all__ = ["Run"]
+
+_CLASSES = np.dtype(np.int64)
 
 
 class Run:
@@ -140,15 +144,36 @@ class Run:
 
     def step(self, x: npt.ArrayLike, y: npt.ArrayLike) -> float:
         """Take one step on this batch, as `Trainer.step`."""
+        loss = self._step_at_once(x, y)
+        if loss is not None:
+            return loss
         data, turn = self.network.checked_data(x, y), self.network.turn
         with turn.take():
             turn.finish()
             self._check_whole()
-            if self._stepper is None:
-                network, outside = self.network, self.state.outside
-                self._stepper = Stepper(network.programs, network.architecture, self.buffers, self._rule, outside)
-            loss = turn.run(partial(self._stepper.step, data, self.n_steps), finish=self._stepper.finish)
+            stepper = self._stepper
+            if stepper is None or stepper.state is not self.state:
+                network = self.network
+                stepper = Stepper(network.programs, network.architecture, self.buffers, self._rule, self.state)
+                self._stepper = stepper
+            loss = turn.run(partial(stepper.step, data), finish=stepper.finish)
         return loss  # noqa: RET504 - nothing comes between the call and leaving the turn
+
+    def _step_at_once(self, x: object, y: object) -> float | None:
+        """Take one step on arrays as they should be; None if anything is unusual, and nothing has been done."""
+        if type(x) is not np.ndarray or type(y) is not np.ndarray or self._stepper is None:
+            return None
+        rows, targets, dtype = x.view(), y.view(), self.network.architecture.dtype  # nobody else can reshape these
+        if targets.ndim == 1 and targets.dtype is dtype and self.network.n_out == 1:
+            targets = targets[:, np.newaxis]
+        if rows.ndim != 2 or rows.dtype is not dtype:
+            return None
+        if (targets.ndim, targets.dtype) not in ((2, dtype), (1, _CLASSES)):
+            return None
+        with self.network.turn.take():
+            if self.network.turn.is_unfinished or self._stepper.state is not self.state:
+                return None
+            return self._stepper.step_at_once(rows, targets)
 
     def _check_whole(self) -> None:
         """Refuse to go on from parameters that belong to no step."""

@@ -37,6 +37,11 @@ class Turn:
         self._unfinished: Callable[[], None] | None = None
 
     @property
+    def is_unfinished(self) -> bool:
+        """Whether a call has begun what is not finished yet."""
+        return self._unfinished is not None
+
+    @property
     def is_taken(self) -> bool:
         """Whether a call of this process has it."""
         return self._process == os.getpid() and self._lock.locked()

@@ -52,6 +52,8 @@ LEAVES = np.dtype(
             *("update", "coefficients", "shrink", "flush_rows"),
             # the phases of a step
             *("forward_block", "loss_block", "backward_block", "gradient_block", "parameters_task"),
+            # whole calls
+            *("train_steps", "evaluate_range", "predict_range"),
         )
     ],
     align=True,
@@ -283,6 +285,30 @@ RUN = np.dtype(
 )
 
 
+# What an entry for Python's arrays knows of its program.
+BORDER = np.dtype(
+    [
+        ("plan", ADDRESS),
+        ("source", ADDRESS),  # SOURCE, written
+        ("n_in", COUNT),
+        ("n_out", COUNT),
+        ("itemsize", COUNT),
+        ("least_samples", COUNT),  # that the program is for
+        ("most_samples", COUNT),
+        ("params", ADDRESS),
+        ("n_params", COUNT),
+        ("has_bad", ADDRESS),  # leaf that looks for infinities and NaN
+        # Of a program that trains:
+        ("dealing", ADDRESS),  # DEALING, written
+        ("run", ADDRESS),  # RUN, with a row for one rate and one record
+        ("fit_cursor", ADDRESS),  # CURSOR of the fits of the same run
+        ("kind", COUNT),  # of the targets
+        ("status", COUNT),  # of the last call
+    ],
+    align=True,
+)
+
+
 def fill(records: npt.NDArray[np.void], index: int, values: Mapping[str, Any]) -> None:
     """Write a record: a value for every field and for no other; those of a nested record are such values themselves.
 
@@ -325,6 +351,7 @@ def record_at(dtype):
 plan_at, layer_at, product_at = record_at(PLAN), record_at(LAYER), record_at(PRODUCT)
 tile_at, source_at = record_at(TILE), record_at(SOURCE)
 optimizer_at, dealing_at, run_at = record_at(OPTIMIZER), record_at(DEALING), record_at(RUN)
+border_at = record_at(BORDER)
 cursor_at, totals_at, loss_sums_at = record_at(CURSOR), record_at(TOTALS), record_at(LOSS_SUMS)
 epoch_record_at, rule_at = record_at(RECORD), record_at(RULE)
 

@@ -1,8 +1,9 @@
-"""The entry points that Python calls: training for some steps, evaluation and prediction of a range of samples."""
+"""What `border` calls: training for some steps, evaluation and prediction of a range of samples."""
 
 import numpy as np
+from numba import types
 
-from fastbp._jit import inline, kernel
+from fastbp._jit import inline, leaf
 from fastbp.kernels.calls import call, cycle_counter, float64_at, int64_at
 from fastbp.kernels.simd import address_of
 from fastbp.kernels.tables import (
@@ -24,9 +25,7 @@ from fastbp.kernels.tables import (
 from fastbp.kernels.team import enter, leave, meet, publish
 from fastbp.kernels.transpose import to_rows
 
-__all__ = ["evaluate", "predict", "train"]
-
-# Why `train` came back.
+# Why `train_steps` came back.
 PAUSED, STEP_LIMIT, EPOCH_LIMIT, STOPPED, DIVERGED, OVERFLOWED, LABELS_CHANGED = range(7)
 
 # Phases of a step.
@@ -189,7 +188,7 @@ def _end_phase(plan, dealing, run, n_tasks, batch, n, is_last, start_cycles):
 
 @inline
 def _advance(plan, source, dealing, run, sync, worker, n_workers, start_cycles):
-    """The loop of `train`: each worker takes every n_workers-th task, and all meet after each phase."""
+    """The loop of `train_steps`: each worker takes every n_workers-th task, and all meet after each phase."""
     cursor, n_meetings = cursor_at(run.cursor), 0
     while cursor.spent < dealing.budget and cursor.n_records < run.n_records:
         batch = min(dealing.batch_size, dealing.epoch_size - cursor.position)
@@ -218,8 +217,8 @@ def _advance(plan, source, dealing, run, sync, worker, n_workers, start_cycles):
     return PAUSED
 
 
-@kernel
-def train(plans, source, dealing, run, sync, is_helper, n_wanted):
+@leaf(lambda T: types.intp(*(types.intp,) * 7))
+def train_steps(plans, source, dealing, run, sync, is_helper, n_wanted):
     """Train until something ends the call; returns why. Resumes where the cursor stands, in mid-step too.
 
     plans, source, dealing, run : addresses of the tables, `plans` one row per worker. sync : address of the team's
@@ -254,8 +253,8 @@ def _forward_range(plan, source, start, last):
     return n
 
 
-@kernel
-def evaluate(plan, source, first, last, sums):
+@leaf(lambda T: types.intp(*(types.intp,) * 5))
+def evaluate_range(plan, source, first, last, sums):
     """Add the losses and hits of samples first..last-1 to the first row of `sums`; the others are scratch.
 
     plan, source, sums : addresses of the tables; `sums` has a row of LOSS_SUMS, and one more per loss unit of a block.
@@ -275,8 +274,8 @@ def evaluate(plan, source, first, last, sums):
     return n_outside
 
 
-@kernel
-def predict(plan, source, first, last, out):
+@leaf(lambda T: types.void(*(types.intp,) * 5))
+def predict_range(plan, source, first, last, out):
     """Write the outputs of samples first..last-1 to the rows of a C-contiguous matrix at the address `out`.
 
     plan, source : addresses of the tables. No checks: the caller validates.

@@ -1,0 +1,229 @@
+"""Where Python enters compiled code: with addresses, or with arrays of its own, which are checked here.
+
+An entry that takes arrays has one signature for every layout: strides are data, and nothing is compiled anew for
+another. It does all that the usual way does, errors excepted: at any doubt it has changed nothing and says SLOW, and
+Python goes the usual way, which words what is wrong. It is called past Numba's dispatcher, whose look at the types
+costs as much as a small prediction; so whoever calls it has made sure that each array has its dtype and dimensions.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import from_dtype, types
+from numba.extending import intrinsic
+
+from fastbp._jit import inline, kernel, leaf
+from fastbp.kernels.calls import call, float64_at
+from fastbp.kernels.gather import FLOAT32, FLOAT64, INT64
+from fastbp.kernels.simd import any_lane, fma, is_finite, lanes_of, load_upto, splat
+from fastbp.kernels.tables import (
+    border_at,
+    cursor_at,
+    dealing_at,
+    epoch_record_of,
+    plan_at,
+    run_at,
+    source_at,
+    totals_at,
+)
+from fastbp.kernels.training import OVERFLOWED, STEP_LIMIT
+
+OK, SLOW, NOT_FINITE = range(3)  # what an entry says
+VALUES, FRACTIONS, LABELS = range(3)  # kinds of targets: any, in [0, 1], classes
+
+_NO_LIMIT = np.iinfo(np.int64).max
+
+
+@kernel
+def train(leaf, plans, source, dealing, run, sync, is_helper, n_wanted):
+    """Call `training.train_steps`."""
+    return call(leaf, (plans, source, dealing, run, sync, is_helper, n_wanted))
+
+
+@kernel
+def evaluate(leaf, plan, source, first, last, sums):
+    """Call `training.evaluate_range`."""
+    return call(leaf, (plan, source, first, last, sums))
+
+
+@kernel
+def predict(leaf, plan, source, first, last, out):
+    """Call `training.predict_range`."""
+    return call(leaf, (plan, source, first, last, out))
+
+
+@leaf(lambda T: types.intp(types.CPointer(T), types.intp, types.intp, types.intp))
+def has_bad(x, row, n_rows, n_columns):
+    """Whether an element of some rows, `row` elements apart, is infinite or NaN. No checks: the caller validates."""
+    bad = splat(x, 0)
+    if row == n_columns:
+        n_rows, n_columns = 1, n_rows * n_columns
+    for r in range(n_rows):
+        for j in range(0, n_columns, lanes_of(x)):
+            bad = fma(load_upto(x, r * row + j, n_columns - j), 0, bad)
+    return any_lane(~is_finite(bad))
+
+
+@intrinsic
+def _address_of(typingctx, array):
+    """The address of an array's first element."""
+
+    def codegen(context, builder, sig, args):
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        return builder.ptrtoint(data, context.get_value_type(types.intp))
+
+    return types.intp(array), codegen
+
+
+@inline
+def _are_rows(x, n_rows, n_columns, size):
+    """Whether these are rows of contiguous, aligned elements, in the order of their addresses."""
+    if x.shape[0] != n_rows or x.shape[1] != n_columns or x.strides[1] != size:
+        return False
+    return x.strides[0] >= 0 and x.strides[0] % size == 0 and _address_of(x) % size == 0
+
+
+@inline
+def _overlap(a, n_a, b, n_b):
+    """Whether n_a bytes from address a on have one of n_b bytes from address b on."""
+    return a < b + n_b and b < a + n_a
+
+
+@inline
+def _code_of(size):
+    return FLOAT32 if size == 4 else FLOAT64
+
+
+@kernel
+def predict_rows(border, x, out):
+    """Write the outputs of all rows of x to out; NOT_FINITE if one of them is not."""
+    border = border_at(border)
+    n, size, n_in, n_out = x.shape[0], border.itemsize, border.n_in, border.n_out
+    if n == 0 or n > border.most_samples or not _are_rows(x, n, n_in, size) or not _are_rows(out, n, n_out, size):
+        return SLOW
+    a, c, n_bytes = _address_of(x), _address_of(out), n * n_out * size
+    if out.strides[0] != n_out * size or _overlap(c, n_bytes, border.params, border.n_params * size):
+        return SLOW
+    if _overlap(a, (n - 1) * x.strides[0] + n_in * size, c, n_bytes):
+        return SLOW
+    if call(border.has_bad, (a, x.strides[0] // size, n, n_in)) != 0:
+        return SLOW
+    source, plan = source_at(border.source), plan_at(border.plan)
+    source.x, source.x_row, source.x_column, source.x_dtype, source.n_samples = a, x.strides[0], size, _code_of(size), n
+    call(plan.leaves.predict_range, (border.plan, border.source, 0, n, c))
+    return NOT_FINITE if call(border.has_bad, (c, n_out, n, n_out)) != 0 else OK
+
+
+@inline
+def _are_targets(border, y, n):
+    """Whether these are n rows of values that the loss permits."""
+    n_out, size = border.n_out, border.itemsize
+    if not _are_rows(y, n, n_out, size) or call(border.has_bad, (_address_of(y), y.strides[0] // size, n, n_out)) != 0:
+        return False
+    if border.kind == FRACTIONS:
+        for i in range(n):
+            for j in range(n_out):
+                if y[i, j] < 0 or y[i, j] > 1:
+                    return False
+    return border.kind != LABELS
+
+
+@inline
+def _are_labels(border, y, n):
+    """Whether these are n classes."""
+    if border.kind != LABELS or y.shape[0] != n or y.strides[0] % 8 != 0 or _address_of(y) % 8 != 0:
+        return False
+    n_outside = 0
+    for i in range(n):
+        n_outside += y[i] < 0 or y[i] >= border.n_out
+    return n_outside == 0
+
+
+@inline
+def _take_step(border, rate, x, y, y_row, y_column, y_dtype, y_is_label):
+    """One step on all rows of x and y, which have been checked; returns the mean loss before it, or NaN with a status.
+
+    Where the loss is not finite nothing has changed, and the status is SLOW.
+    """
+    n, size, a = x.shape[0], border.itemsize, _address_of(x)
+    source, dealing, run, plan = (
+        source_at(border.source),
+        dealing_at(border.dealing),
+        run_at(border.run),
+        plan_at(border.plan),
+    )
+    cursor, totals, of_fit = cursor_at(run.cursor), totals_at(run.totals), cursor_at(border.fit_cursor)
+    if cursor.updating != 0 or of_fit.updating != 0:
+        return np.nan
+    if call(border.has_bad, (a, x.strides[0] // size, n, border.n_in)) != 0:
+        return np.nan
+    source.x, source.x_row, source.x_column, source.x_dtype, source.n_samples = a, x.strides[0], size, _code_of(size), n
+    source.y, source.y_row, source.y_column, source.y_dtype, source.y_is_label = y, y_row, y_column, y_dtype, y_is_label
+    n_steps = max(cursor.step, of_fit.step)
+    float64_at(run.rates)[0] = rate
+    run.first_step = n_steps
+    dealing.batch_size = dealing.epoch_size = n
+    dealing.last_step, dealing.last_epoch, dealing.budget = n_steps + 1, _NO_LIMIT, _NO_LIMIT
+    dealing.shuffle = dealing.seed = 0
+    cursor.epoch = cursor.position = cursor.n_records = 0
+    cursor.super_blocks_done = cursor.phase = cursor.task = 0
+    totals.epoch_loss = totals.epoch_right = totals.step_loss = totals.step_right = 0.0
+    before, cursor.step = cursor.step, n_steps
+    status = call(plan.leaves.train_steps, (border.plan, border.source, border.dealing, border.run, 0, 0, 1))
+    if status in (STEP_LIMIT, OVERFLOWED):
+        border.status = OK if status == STEP_LIMIT else NOT_FINITE
+        return epoch_record_of(run, 0).loss
+    cursor.step = before
+    cursor.super_blocks_done = cursor.phase = cursor.task = cursor.updating = 0
+    totals.step_loss = totals.step_right = 0.0
+    return np.nan
+
+
+@kernel
+def step_on_values(border, rate, x, y):
+    """Take a step on rows of values, as `_take_step`."""
+    border = border_at(border)
+    border.status = SLOW
+    n, size = x.shape[0], border.itemsize
+    if n < border.least_samples or n > border.most_samples or not _are_rows(x, n, border.n_in, size):
+        return np.nan
+    if not _are_targets(border, y, n):
+        return np.nan
+    return _take_step(border, rate, x, _address_of(y), y.strides[0], size, _code_of(size), 0)
+
+
+@kernel
+def step_on_labels(border, rate, x, y):
+    """Take a step on classes, as `_take_step`."""
+    border = border_at(border)
+    border.status = SLOW
+    n = x.shape[0]
+    if n < border.least_samples or n > border.most_samples or not _are_rows(x, n, border.n_in, border.itemsize):
+        return np.nan
+    if not _are_labels(border, y, n):
+        return np.nan
+    return _take_step(border, rate, x, _address_of(y), y.strides[0], 0, INT64, 1)
+
+
+def _rows(dtype):
+    return types.Array(from_dtype(dtype), 2, "A", readonly=True)
+
+
+# The types of each entry's arguments, for a dtype.
+_ARGUMENTS = {
+    predict_rows: lambda dtype: (types.intp, _rows(dtype), _rows(dtype)),
+    step_on_values: lambda dtype: (types.intp, types.float64, _rows(dtype), _rows(dtype)),
+    step_on_labels: lambda dtype: (
+        types.intp, types.float64, _rows(dtype), types.Array(types.int64, 1, "A", readonly=True)
+    ),
+}  # fmt: skip
+
+
+@functools.cache
+def entry(function: Any, dtype: np.dtype[Any]) -> Callable[..., Any]:
+    """The entry for arrays of a dtype, compiled or loaded on its first call. No checks: see above."""
+    arguments = _ARGUMENTS[function](dtype)
+    function.compile(arguments)
+    return function.get_overload(arguments)
