@@ -43,7 +43,6 @@ Array = npt.NDArray[Any]
 
 _NO_CONSTANTS = np.zeros(1)
 _OF_WORKER = ["cursor", "totals", "records", "rules"]  # fields of RUN
-_OF_ALL_WORKERS = ["rates", "n_records", "n_rules", "first_step"]
 
 
 class Rule(NamedTuple):
@@ -142,8 +141,8 @@ class Driver:
 
     def compile(self) -> None:
         """Compile or load the kernel, without taking a step."""
-        self._ask_schedule(self._position.n_steps)
-        self._call(self._position.n_steps, 0, n_workers=1)
+        if not border.train.signatures:
+            self._call(self._position.n_steps, 0, n_workers=1)
 
     def advance(self, last_step: int, seconds_left: float = math.inf) -> int:
         """Train until `last_step`, or for about 50 ms; returns the kernel's status."""
@@ -173,6 +172,8 @@ class Driver:
 
         Returns the kernel's status, `kernel.PAUSED` if there was nothing to finish. May begin anew at any place.
         """
+        if not self._position.is_mid_step:
+            return kernel.PAUSED
         cursor, super_block = self._position.cursor, self._program.plan.super_block
         batch = min(self.batch_size, int(self.dealing["epoch_size"] - cursor["position"]))
         is_last = (int(cursor["super_blocks_done"]) + 1) * super_block >= batch
@@ -232,23 +233,33 @@ class Driver:
             last_rate = float(self._rates.rates[n_taken - 1])
         self._rates = _Rates(first_step, np.ascontiguousarray(rates, np.float64), last_rate)
 
-    def _call(self, last_step: int, budget: int, n_workers: int) -> int:
-        program, moments, rates = self._program, self._buffers.moments, self._rates.rates
+    def _use(self, program: Program) -> None:
+        """Write into the program's tables what stays the same from call to call."""
+        moments = self._buffers.moments
         constants = _NO_CONSTANTS if self._rule is None else self._rule.constants
         decays_biases = self._rule is not None and self._rule.decays_biases
         row = moments.strides[0] // moments.itemsize
-        program.user = self
         program.optimizer[0] = moments.ctypes.data, row, constants.ctypes.data, decays_biases
         program.dealing[0] = self.dealing
+        program.runs[_OF_WORKER][0] = _addresses(self._of_first_worker)
+        program.runs[["n_records", "n_rules"]] = self.records.shape[0], self.rules.shape[0]
+        program.user = self
+
+    @property
+    def _of_first_worker(self) -> tuple[Array, ...]:
+        return self._position.cursor, self._position.totals, self.records, self.rules
+
+    def _call(self, last_step: int, budget: int, n_workers: int) -> int:
+        program, rates = self._program, self._rates
+        if program.user is not self:
+            self._use(program)
         program.dealing[["last_step", "budget"]] = last_step, budget
-        # What a worker decides by, each of its own: all come to the same decisions, and worker 0's are kept.
-        shared = (self._position.cursor, self._position.totals, self.records, self.rules)
-        own = [shared, *(tuple(array.copy() for array in shared) for _ in range(1, n_workers))]
-        for worker, arrays in enumerate(own):
-            program.runs[_OF_WORKER][worker] = tuple([array.ctypes.data for array in arrays])
-        of_all = rates.ctypes.data, self.records.shape[0], self.rules.shape[0], self._rates.first_step
-        program.runs[_OF_ALL_WORKERS] = of_all
-        call = _Call(program, self.data.source(), n_workers, self._buffers, self.data, constants, rates, own)
+        program.runs[["rates", "first_step"]] = rates.rates.ctypes.data, rates.first_step
+        # What the others decide by, each of its own: all come to the same decisions, and the first worker's are kept.
+        own = [tuple([array.copy() for array in self._of_first_worker]) for _ in range(1, n_workers)]
+        for worker, arrays in enumerate(own, 1):
+            program.runs[_OF_WORKER][worker] = _addresses(arrays)
+        call = _Call(program, self.data.source(), n_workers, self, rates, own)
         self._start = time.perf_counter()
         try:
             with self._buffers.calls:
@@ -304,8 +315,8 @@ class Stepper:
     def _use(self, program: Program) -> None:
         """Write what `step_at_once` leaves as it is into the program's tables."""
         shared = self._position.cursor, self._position.totals, self._record, self._rules
-        program.runs[_OF_WORKER][0] = tuple([array.ctypes.data for array in shared])
-        program.runs[_OF_ALL_WORKERS] = self._rate.ctypes.data, 1, 0, 0
+        program.runs[_OF_WORKER][0] = _addresses(shared)
+        program.runs[["rates", "n_records", "n_rules"]] = self._rate.ctypes.data, 1, 0
         program.border["fit_cursor"] = self.state.position.cursor.ctypes.data
         program.user = self
 
@@ -321,14 +332,17 @@ class Stepper:
         rate = self._rule.optimizer.learning_rate
         if not isinstance(rate, float):
             rate = float(schedules.sample(rate, self.state.n_steps, 1)[0])
-        take = self._programs.step_on_values if y.ndim == 2 else self._programs.step_on_labels
         with self._buffers.calls:
-            loss = take(program.border_address, rate, x, y)
+            loss = self._programs.step_on(y)(program.border_address, rate, x, y)
         if math.isnan(loss):
             return None
         if program.border["status"][0] == border.NOT_FINITE:
             _raise_overflow(self._position.n_steps - 1)
         return loss
+
+
+def _addresses(arrays: tuple[Array, ...]) -> tuple[int, ...]:
+    return tuple([array.ctypes.data for array in arrays])
 
 
 def _raise_overflow(step: int) -> NoReturn:

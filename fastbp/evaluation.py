@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,16 +12,18 @@ import numpy.typing as npt
 from fastbp import errors
 from fastbp.driver import Driver, single_step
 from fastbp.kernels import border
-from fastbp.kernels.tables import LOSS_SUMS
+from fastbp.kernels.tables import LOSS_SUMS, RECORD, RULE
 from fastbp.pacing import ranges
 from fastbp.sources import source_of
 from fastbp.state import Buffers, Position
+from fastbp.workers import run_in_threads, workers_for
 
 if TYPE_CHECKING:
     from fastbp.network import Network
+    from fastbp.program import Program
     from fastbp.sources import Data
 
-__all__ = ["evaluate", "loss", "loss_and_grad", "outputs_for", "predict", "predict_at_once"]
+__all__ = ["evaluate", "loss", "loss_and_grad", "loss_and_grad_at_once", "outputs_for", "predict", "predict_at_once"]
 
 Array = npt.NDArray[Any]
 
@@ -52,27 +55,38 @@ def predict_at_once(network: Network, x: object, out: object = None) -> Array | 
     return outputs
 
 
-def predict(network: Network, x: Array, out: Array | None = None) -> Array:
+def predict(network: Network, x: Array, out: Array | None = None, threads: int | str = 1) -> Array:
     """Return the outputs for checked features; warn of the first that is not finite. As `outputs_for`."""
-    outputs = outputs_for(network, x, out)
+    outputs = outputs_for(network, x, out, threads)
     if not np.isfinite(outputs).all():
         _warn_of_outputs(network, outputs)
     return outputs
 
 
-def outputs_for(network: Network, x: Array, out: Array | None = None) -> Array:
+def outputs_for(network: Network, x: Array, out: Array | None = None, threads: int | str = 1) -> Array:
     """Return the outputs for checked features, without a word about those that are not finite.
 
     out : C-contiguous, of shape (n_samples, n_out) and the network's dtype; made if not given.
     """
+    n_samples = x.shape[0]
     if out is None:
-        out = np.empty((x.shape[0], network.n_out), network.architecture.dtype)
-    program = network.programs.predicting()
-    source = source_of(x)
-    leaf, cost = int(program.plans["leaves"]["predict_range"][0]), program.plan.costs(x.shape[0])[0]
-    for first, last in ranges(x.shape[0], program.plan.block, cost):
-        border.predict(leaf, program.addresses["plans"], source.ctypes.data, first, last, out.ctypes.data)
+        out = np.empty((n_samples, network.n_out), network.architecture.dtype)
+    plan = network.programs.predicting().plan
+    n_blocks = -(-n_samples // plan.block)
+    n_workers = min(workers_for(threads, plan.costs(n_samples)[0] * n_blocks), max(1, n_blocks))
+    cuts = [worker * n_blocks // n_workers * plan.block for worker in range(n_workers)]
+    pieces = [(first, min(n_samples, last)) for first, last in zip(cuts, [*cuts[1:], n_samples], strict=True)]
+    run_in_threads([partial(_predict_range, network, x, out, *piece) for piece in pieces])
     return out
+
+
+def _predict_range(network: Network, x: Array, out: Array, start: int, stop: int) -> None:
+    """Write the outputs of samples start..stop-1, some 50 ms of work at a time."""
+    program, source = network.programs.predicting(), source_of(x)
+    leaf, cost = int(program.plans["leaves"]["predict_range"][0]), program.plan.costs(stop - start)[0]
+    for first, last in ranges(stop - start, program.plan.block, cost):
+        plans, here = program.addresses["plans"], out.ctypes.data
+        border.predict(leaf, plans, source.ctypes.data, start + first, start + last, here)
 
 
 def evaluate(network: Network, data: Data) -> tuple[float, float]:
@@ -96,6 +110,38 @@ def loss(network: Network, data: Data) -> float:
     if not math.isfinite(mean):
         _warn_of_overflow(network, data)
     return mean
+
+
+class _AtOnce:
+    """A program's tables for a gradient that one call computes; keeps alive what these point at."""
+
+    def __init__(self, program: Program) -> None:
+        self._position, self._rate, self._record, self._rules = (
+            Position(),
+            np.zeros(1),
+            np.zeros(1, RECORD),
+            np.zeros(0, RULE),
+        )
+        cursor = self._position.cursor.ctypes.data
+        run = cursor, self._position.totals.ctypes.data, self._record.ctypes.data, self._rules.ctypes.data
+        program.runs[["cursor", "totals", "records", "rules"]][0] = run
+        program.runs[["rates", "n_records", "n_rules"]] = self._rate.ctypes.data, 1, 0
+        program.border["fit_cursor"] = cursor
+        program.user = self
+
+
+def loss_and_grad_at_once(network: Network, x: object, y: object) -> tuple[float, Array] | None:
+    """Return loss and gradient for a batch as it should be; None if anything is unusual, and nothing has been done."""
+    batch = None if network.turn.is_unfinished else network.batch_at_once(x, y)
+    if batch is None:
+        return None
+    program = network.programs.take_differentiating(len(batch[0]))
+    if not isinstance(program.user, _AtOnce):
+        _AtOnce(program)
+    mean = network.programs.step_on(batch[1])(program.border_address, 0.0, *batch)
+    grad = program.grads.copy()
+    network.programs.give_back(program)
+    return (mean, grad) if math.isfinite(mean) and np.isfinite(grad).all() else None
 
 
 def loss_and_grad(network: Network, data: Data) -> tuple[float, Array]:

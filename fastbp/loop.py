@@ -148,7 +148,8 @@ class Loop:
             reason = None
             while reason is None:
                 reason = self._take_in(self._driver.advance(self._last_step, self._seconds_left()))
-                self._show(progress)
+                if progress.is_shown:
+                    self._show(progress)
             status = self._driver.settle()
             if status != kernel.PAUSED:  # a time limit had cut the step
                 reason = self._take_in(status) or reason
@@ -190,7 +191,7 @@ class Loop:
         self._history.stop_reason = "interrupted" if error is None else type(error).__name__
 
     def _compile(self, progress: Progress) -> None:
-        """Compile or load what was not when the workspace was made: the kernels."""
+        """Compile or load what was not when the program was made: the kernels."""
         self._driver.compile()
         if self._validation is not None:
             data = self._validation.data
@@ -239,7 +240,7 @@ class Loop:
             loss=records["loss"],
             accuracy=records["right"] / self._decisions,
             learning_rate=self._driver.rates_of(records["step"].astype(np.int64) - 1),
-            seconds=np.diff(ends, prepend=self._ended.time),
+            seconds=ends - np.concatenate([[self._ended.time], ends[:-1]]),
         )
         return _Ended(n_epochs, float(ends[-1]))
 

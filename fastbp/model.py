@@ -19,6 +19,7 @@ from fastbp.network import Network
 from fastbp.optimizers import Adam, Optimizer
 from fastbp.plan import Architecture
 from fastbp.run import Run
+from fastbp.workers import checked_threads
 
 if TYPE_CHECKING:
     from fastbp.history import History
@@ -227,7 +228,9 @@ class MLP:
             progress=progress,
         )
 
-    def predict(self, x: npt.ArrayLike, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+    def predict(
+        self, x: npt.ArrayLike, out: npt.NDArray[Any] | None = None, *, threads: int | str = 1
+    ) -> npt.NDArray[Any]:
         """Return the outputs for `x`, after the output activation.
 
         A sample's prediction has the same bits alone or among others.
@@ -238,6 +241,8 @@ class MLP:
             Any real dtype and any strides.
         out : ndarray, shape (n_samples, n_out), optional
             Overwritten and returned; C-contiguous, of the model's dtype, and not overlapping `x`.
+        threads : int or "auto", default 1
+            As for `Trainer`; helps where the samples take a millisecond or more. Any number gives the same bits.
 
         Returns
         -------
@@ -253,6 +258,8 @@ class MLP:
         RuntimeWarning
             If an output is not finite; it names the first.
         """
+        if type(threads) is not int or threads != 1:
+            threads = checked_threads(threads)
         outputs = evaluation.predict_at_once(self._network, x, out)
         if outputs is not None:
             return out if out is not None else outputs
@@ -260,7 +267,7 @@ class MLP:
         layout, dtype = self._network.architecture.layout, self._network.architecture.dtype
         array = arrays.features(x, layout.sizes[0], dtype, allow_empty=True)
         result = arrays.output(out, (array.shape[0], layout.sizes[-1]), dtype, array, self._network.params)
-        evaluation.predict(self._network, array, result)
+        evaluation.predict(self._network, array, result, threads)
         return result if out is None else out
 
     def loss(self, x: npt.ArrayLike, y: npt.ArrayLike) -> float:
@@ -310,6 +317,9 @@ class MLP:
         RuntimeWarning
             If the loss is not finite; it names the first row and output that is not. Or if the gradient is not.
         """
+        at_once = evaluation.loss_and_grad_at_once(self._network, x, y)
+        if at_once is not None:
+            return at_once
         self._network.turn.settle()
         return evaluation.loss_and_grad(self._network, self._network.checked_data(x, y))
 

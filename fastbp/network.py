@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fastbp import arrays
 from fastbp.buffers import aligned_copy
 from fastbp.program import Programs
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from fastbp.plan import Architecture
 
 __all__ = ["Network", "network_of"]
+
+_CLASSES = np.dtype(np.int64)
 
 
 class Network:
@@ -87,6 +91,21 @@ class Network:
             name=names[1],
         )
         return Data(features, targets, is_labels)
+
+    def batch_at_once(self, x: object, y: object) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
+        """Return views of a batch if its arrays are of the kind that `kernels.border` takes, else None.
+
+        Rows of the dtype, and values (n_samples, n_out) of the dtype or int64 classes (n_samples,).
+        """
+        if type(x) is not np.ndarray or type(y) is not np.ndarray:
+            return None
+        rows, targets, dtype = x.view(), y.view(), self.architecture.dtype  # nobody else can reshape these
+        if rows.ndim != 2 or rows.dtype is not dtype:
+            return None
+        if targets.ndim == 1 and targets.dtype is dtype and self.n_out == 1:
+            targets = targets[:, np.newaxis]
+        is_values = targets.ndim == 2 and targets.dtype is dtype
+        return (rows, targets) if is_values or (targets.ndim == 1 and targets.dtype is _CLASSES) else None
 
     def __getstate__(self) -> dict[str, Any]:
         self.turn.settle()

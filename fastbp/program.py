@@ -360,6 +360,10 @@ class Programs:
         """The entry `border.step_on_labels`."""
         return border.entry(border.step_on_labels, self.dtype)
 
+    def step_on(self, y: npt.NDArray[Any]) -> Callable[[int, float, npt.NDArray[Any], npt.NDArray[Any]], float]:
+        """Return the entry for targets of this kind."""
+        return self.step_on_values if y.ndim == 2 else self.step_on_labels
+
     def of_user(self, user: object, n_samples: int) -> Program | None:
         """Return the program that trains on so many samples and whose tables this user has written last, if any."""
         for program in self._training:

@@ -104,6 +104,11 @@ class Progress:
         if time.perf_counter() - self._shown_time >= _LINE_INTERVAL:
             self._print_line()
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether anything is shown at all."""
+        return self._enabled
+
     def message(self, text: str) -> None:
         """Print a line without breaking the bar."""
         if not self._enabled:

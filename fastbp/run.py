@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fastbp import checks, schedules
 from fastbp.driver import Stepper, rule_of
 from fastbp.history import History, check_metrics
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
     from fastbp.sources import Data
 
 __all__ = ["Run"]
-
-_CLASSES = np.dtype(np.int64)
 
 
 class Run:
@@ -161,19 +157,13 @@ class Run:
 
     def _step_at_once(self, x: object, y: object) -> float | None:
         """Take one step on arrays as they should be; None if anything is unusual, and nothing has been done."""
-        if type(x) is not np.ndarray or type(y) is not np.ndarray or self._stepper is None:
-            return None
-        rows, targets, dtype = x.view(), y.view(), self.network.architecture.dtype  # nobody else can reshape these
-        if targets.ndim == 1 and targets.dtype is dtype and self.network.n_out == 1:
-            targets = targets[:, np.newaxis]
-        if rows.ndim != 2 or rows.dtype is not dtype:
-            return None
-        if (targets.ndim, targets.dtype) not in ((2, dtype), (1, _CLASSES)):
+        batch = None if self._stepper is None else self.network.batch_at_once(x, y)
+        if batch is None:
             return None
         with self.network.turn.take():
-            if self.network.turn.is_unfinished or self._stepper.state is not self.state:
+            if self._stepper is None or self.network.turn.is_unfinished or self._stepper.state is not self.state:
                 return None
-            return self._stepper.step_at_once(rows, targets)
+            return self._stepper.step_at_once(*batch)
 
     def _check_whole(self) -> None:
         """Refuse to go on from parameters that belong to no step."""

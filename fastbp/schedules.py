@@ -421,6 +421,8 @@ def sample(learning_rate: LearningRate, first_step: int, n_steps: int) -> Float6
     ValueError
         If a value is not finite or negative; the message names the step.
     """
+    if isinstance(learning_rate, float) and 0.0 <= learning_rate < math.inf:
+        return np.full(n_steps, learning_rate)
     values = _values(learning_rate, np.arange(first_step, first_step + n_steps, dtype=np.int64))
     good = np.isfinite(values) & (values >= 0.0)
     if not good.all():

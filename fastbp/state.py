@@ -32,6 +32,9 @@ NO_LIMIT = int(np.iinfo(np.int64).max)
 
 Array = npt.NDArray[Any]
 
+_OF_STEP = ["super_blocks_done", "phase", "task", "updating"]  # fields of CURSOR
+_NOTHING_DONE = 0, 0, 0, 0
+
 
 class Position:
     """Where a run stands, in the arrays that the kernel reads and writes."""
@@ -75,9 +78,14 @@ class Position:
         self._fingerprint = self.fingerprint if self.is_mid_epoch else None
         self.data = None
 
+    @property
+    def is_mid_step(self) -> bool:
+        """Whether a step has begun that is not counted yet."""
+        return self.cursor[_OF_STEP].item() != _NOTHING_DONE
+
     def abandon_step(self) -> None:
         """Go back to the beginning of the present step, in which no parameter has changed yet."""
-        self.cursor[["super_blocks_done", "phase", "task", "updating"]] = 0
+        self.cursor[_OF_STEP] = 0
         self.totals[["step_loss", "step_right"]] = 0.0
 
     def start_at(self, n_steps: int) -> None:

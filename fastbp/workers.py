@@ -16,9 +16,9 @@ from fastbp import checks
 from fastbp.kernels.team import ABORT, SYNC_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-__all__ = ["available_cores", "checked_threads", "run_team", "workers_for"]
+__all__ = ["available_cores", "checked_threads", "run_in_threads", "run_team", "workers_for"]
 
 _WORTH_SHARING = 1_500_000  # multiply-adds of a step: some 15 µs, of which meeting costs one (perf/threads.py)
 
@@ -171,3 +171,42 @@ def run_team(n_workers: int, call: Callable[[int, Sync], int]) -> int:
     except BaseException:
         sync[ABORT] = 1  # helpers that wait go; those that come later join, see it, and go
         raise
+
+
+def run_in_threads(tasks: Sequence[Callable[[], None]]) -> None:
+    """Call the first task here and each other one in a thread of its own; returns when all have ended.
+
+    Raises
+    ------
+    Exception
+        What a task raises, or comes here meanwhile; the first of several.
+    """
+    errors: list[BaseException] = []
+
+    def run(task: Callable[[], None]) -> None:
+        try:
+            task()
+        except BaseException as error:
+            errors.append(error)
+
+    helpers = [threading.Thread(target=run, args=(task,), name="fastbp", daemon=True) for task in tasks[1:]]
+    started: list[threading.Thread] = []
+    try:
+        for helper in helpers:
+            helper.start()
+            started.append(helper)
+        tasks[0]()
+    finally:
+        for helper in started:
+            _join(helper, errors)
+    if errors:
+        raise errors[0]
+
+
+def _join(helper: threading.Thread, errors: list[BaseException]) -> None:
+    """Wait for a thread whatever exceptions come: it writes into memory of the caller's."""
+    while helper.is_alive():
+        try:
+            helper.join()
+        except BaseException as error:
+            errors.append(error)
