@@ -297,7 +297,8 @@ class Plan:
             samples.loss_block: self.with_loss,
             samples.backward_block: self.trains,
             samples.gradient_block: self.trains and self.is_small,
-            parameters.parameters_task: self.trains,
+            parameters.parameters_of_network: self.trains and self.is_small,
+            parameters.parameters_of_tile: self.trains and not self.is_small,
             training.train_steps: self.trains,
             training.evaluate_range: self.with_loss and not self.trains,
             training.predict_range: not self.with_loss,
@@ -306,7 +307,8 @@ class Plan:
         rule = dict.fromkeys(updates.Rule._fields) if self.rule is None else self.rule._asdict()
         leaves: dict[str, Leaf | None] = {"loss": loss, **rule}
         for leaf, is_needed in needed.items():
-            leaves[FIELDS_OF_LEAVES.get(leaf.__name__, leaf.__name__)] = leaf if is_needed else None
+            field = FIELDS_OF_LEAVES.get(leaf.__name__, leaf.__name__)
+            leaves[field] = leaf if is_needed else leaves.get(field)
         return leaves
 
     def costs(self, n_samples: int) -> tuple[int, int]:
@@ -321,7 +323,13 @@ class Plan:
 
 
 # Fields of `LEAVES` that are not named as their leaf.
-FIELDS_OF_LEAVES = {"sample_order": "order", "gather_rows": "gather", "gather_labels": "labels"}
+FIELDS_OF_LEAVES = {
+    "sample_order": "order",
+    "gather_rows": "gather",
+    "gather_labels": "labels",
+    "parameters_of_network": "parameters",
+    "parameters_of_tile": "parameters",
+}
 
 
 def capacity_for(n_samples: int, dtype: np.dtype[Any]) -> int:

@@ -133,7 +133,7 @@ class Program:
             fill(self.plans, worker, shared | {"scratch": {name: base + offset for name, offset in offsets.items()}})
         for name in ("unit_sums", "label_flags", "update_flags", "optimizer"):
             self.runs[name] = addresses[name]
-        self.addresses, self.border, self.border_address = addresses, own["border"], addresses["border"]
+        self.addresses, self.border = addresses, own["border"]
         self.user: object = None
         self.train_steps = int(self.plans["leaves"]["train_steps"][0])
         fill(self.border, 0, self._border_of(addresses))
@@ -167,6 +167,12 @@ class Program:
     def _address(self, leaf: Any) -> int:
         return 0 if leaf is None else int(leaf.address(self.plan.architecture.dtype))
 
+    @cached_property
+    def border_address(self) -> int:
+        """The address of `border`, ready for its entries."""
+        self.border["has_bad"] = self._address(border.has_bad)
+        return self.addresses["border"]
+
     def _border_of(self, addresses: dict[str, int]) -> dict[str, int]:
         """Return the fields of `BORDER`; those of a run follow when there is one."""
         plan = self.plan
@@ -180,7 +186,7 @@ class Program:
             "most_samples": min(plan.n_samples, AT_ONCE // max(1, plan.costs(1)[0] - TASK_COST)),
             "params": self._params.ctypes.data,
             "n_params": plan.layout.n_params,
-            "has_bad": self._address(border.has_bad),
+            "has_bad": 0,
             "dealing": addresses["dealing"],
             "run": addresses["runs"],
             "fit_cursor": 0,

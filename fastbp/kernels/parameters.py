@@ -16,18 +16,18 @@ from fastbp.kernels.tables import layer_of, optimizer_at, plan_at, tile_of
 from fastbp.kernels.updates import DECAY
 
 
-@leaf(
-    lambda T: types.intp(types.intp, types.intp, types.intp, types.intp, types.intp, types.intp, types.intp, types.intp)
-)
-def parameters_task(plan, optimizer, coefficients, task, n, batch, super_blocks_done, is_last):
-    """Gradient over a super-block of n samples, and after the batch's last one update, of a tile or a small network.
+def _task_signature(T):
+    return types.intp(*(types.intp,) * 8)
+
+
+@leaf(_task_signature)
+def parameters_of_tile(plan, optimizer, coefficients, task, n, batch, super_blocks_done, is_last):
+    """Gradient over a super-block of n samples, and after the batch's last one update, of a tile.
 
     Returns how many updates left a parameter not finite.
     """
     plan, optimizer = plan_at(plan), optimizer_at(optimizer)
     updates = is_last != 0 and plan.leaves.update != 0
-    if plan.block_gradients != 0:
-        return _of_small_network(plan, optimizer, coefficients, n, super_blocks_done, is_last, updates)
     tile, is_only, n_bad = tile_of(plan, task), super_blocks_done == 0 and is_last != 0, 0
     layer = layer_of(plan, tile.layer)
     n_out = layer.n_out
@@ -45,21 +45,26 @@ def parameters_task(plan, optimizer, coefficients, task, n, batch, super_blocks_
     return n_bad
 
 
-@inline
-def _of_small_network(plan, optimizer, coefficients, n, super_blocks_done, is_last, updates):
-    """As `parameters_task`, for all layers at once: leaves of their own took `xor` 7 % of a step (perf/compare.py)."""
+@leaf(_task_signature)
+def parameters_of_network(plan, optimizer, coefficients, task, n, batch, super_blocks_done, is_last):
+    """As `parameters_of_tile`, of a small network: all layers at once.
+
+    Leaves of their own for each layer would take `xor` 7 % of a step (perf/compare.py).
+    """
+    plan, optimizer = plan_at(plan), optimizer_at(optimizer)
     first, last = layer_of(plan, 0), layer_of(plan, plan.n_layers - 1)
     n_params = (last.w - first.w) // plan.sizes.itemsize + (last.n_in + 1) * last.n_out
     g, whole = first.gradient.dw, (0, 1, 0, n_params)
     _sum_blocks(plan, g, n_params, n, super_blocks_done)
-    if updates:
-        for index in range(plan.n_layers):
-            layer = layer_of(plan, index)
-            _decay(plan, optimizer, coefficients, layer, (0, layer.n_in + 1, 0, layer.n_out))
-        return _update(plan, optimizer, coefficients, first, whole, g, n_params)
-    if is_last != 0:
+    if is_last == 0:
+        return 0
+    if plan.leaves.update == 0:
         call(plan.leaves.flush_rows, (g, 1, n_params, n_params))
-    return 0
+        return 0
+    for index in range(plan.n_layers):
+        layer = layer_of(plan, index)
+        _decay(plan, optimizer, coefficients, layer, (0, layer.n_in + 1, 0, layer.n_out))
+    return _update(plan, optimizer, coefficients, first, whole, g, n_params)
 
 
 @inline

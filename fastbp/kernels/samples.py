@@ -9,7 +9,7 @@ from numba import types
 from fastbp._jit import leaf
 from fastbp.kernels.calls import call
 from fastbp.kernels.products.dense import dense
-from fastbp.kernels.products.gradient import gradient_of, keep_for_gradient
+from fastbp.kernels.products.gradient import gradient_without_lists, keep_for_gradient
 from fastbp.kernels.tables import LOSS_SUMS_BYTES, layer_of, plan_at, source_at
 
 
@@ -95,4 +95,4 @@ def gradient_block(plan, start, n, batch, super_blocks_done):
     for index in range(plan.n_layers):
         layer = layer_of(plan, index)
         g, n_out = into + layer.gradient.dw - first, layer.n_out
-        gradient_of(plan, layer, (0, layer.n_in + 1, 0, n_out), start, n, batch, g, n_out, 0)
+        gradient_without_lists(plan, layer, (0, layer.n_in + 1, 0, n_out), start, n, batch, g, n_out, 0)

@@ -51,7 +51,7 @@ LEAVES = np.dtype(
             # parameters
             *("update", "coefficients", "shrink", "flush_rows"),
             # the phases of a step
-            *("forward_block", "loss_block", "backward_block", "gradient_block", "parameters_task"),
+            *("forward_block", "loss_block", "backward_block", "gradient_block", "parameters"),
             # whole calls
             *("train_steps", "evaluate_range", "predict_range"),
         )

@@ -89,7 +89,7 @@ def _parameters_tasks(plan, run, first, last, stride, batch, n, is_last):
         call(plan.leaves.coefficients, (rate, cursor.step, optimizer.constants, coefficients))
     for task in range(first, last, stride):
         update_flags[task] = call(
-            plan.leaves.parameters_task,
+            plan.leaves.parameters,
             (address_of(plan), run.optimizer, coefficients, task, n, batch, cursor.super_blocks_done, is_last),
         )
 

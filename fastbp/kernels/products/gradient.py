@@ -111,7 +111,14 @@ def gradient_of(plan, layer, rectangle, start, n, batch, g, g_row, accumulate):
     """
     if batch >= layer.gradient.lists_from:
         _gradient_of_lists(plan, layer, rectangle, start, n, g, g_row, accumulate)
-    elif batch >= layer.gradient.narrow_from:
+    else:
+        gradient_without_lists(plan, layer, rectangle, start, n, batch, g, g_row, accumulate)
+
+
+@inline
+def gradient_without_lists(plan, layer, rectangle, start, n, batch, g, g_row, accumulate):
+    """As `gradient_of`, of a layer that never lists what is not zero, as those of small networks."""
+    if batch >= layer.gradient.narrow_from:
         _narrow_gradient(plan, layer, rectangle, start, n, g, g_row, accumulate)
     else:
         _dense_gradient(plan, layer, rectangle, start, n, g, g_row, accumulate)
