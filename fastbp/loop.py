@@ -225,9 +225,10 @@ class Loop:
         position = self._position
         if position.cursor["n_records"] == 0:
             return False
-        if self._ended.n_epochs < position.n_epochs:
-            self._ended = self._put_records(self._history)
-        position.cursor["n_records"] = 0
+        with self._buffers.calls:  # a copy that another thread takes meanwhile is of before or of after
+            if self._ended.n_epochs < position.n_epochs:
+                self._ended = self._put_records(self._history)
+            position.cursor["n_records"] = 0
         return True
 
     def _put_records(self, history: History) -> _Ended:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -133,10 +134,11 @@ class Run:
 
     def _conclude(self, loop: Loop, before: RunState) -> None:
         """Finish a fit, or leave everything as it was if it has not taken a step. May begin anew at any place."""
-        loop.finish()
-        if not loop.has_begun:
-            self.state = before
-        self._loop = None
+        with self.buffers.calls:  # a copy that another thread takes meanwhile is of before or of after
+            loop.finish()
+            if not loop.has_begun:
+                self.state = before
+            self._loop = None
 
     def step(self, x: npt.ArrayLike, y: npt.ArrayLike) -> float:
         """Take one step on this batch, as `Trainer.step`."""
@@ -177,26 +179,32 @@ class Run:
         self.network.turn.settle()
         if not self.network.turn.is_taken:
             self._check_whole()
-        own = {"_rule": self.optimizer, "_stepper": None, "_loop": None, "_params": None}
-        with self.buffers.calls:  # of a fit in another thread, no kernel is at work now
-            state = self.__dict__ | own | {"_moments": self.buffers.moments, "_set_aside": self.buffers.set_aside}
-            if self._loop is not None:
-                state |= {"_moments": self.buffers.moments.copy(), "_params": self.buffers.params.copy()}
-                state |= {"state": self.state.copy(), "history": self._loop.copied_history()}
-                state["state"].position.unvalidated = self._loop.unvalidated()
-        del state["buffers"]
-        return state
+        # All at one time: a fit in another thread may go on, or begin, before the network is copied or pickled.
+        with self.buffers.calls:
+            loop, buffers, run = self._loop, self.buffers, self.state.copy()
+            if loop is not None:
+                run.position.unvalidated = loop.unvalidated()
+            taken = {
+                "state": run,
+                "history": copy.deepcopy(self.history) if loop is None else loop.copied_history(),
+                "_is_last": self.network.history is self.history,
+                "_buffers": (buffers.params.copy(), buffers.moments.copy(), buffers.set_aside),
+                "_rule": self.optimizer,
+            }
+        own = self.__dict__ | taken | {"_stepper": None, "_loop": None}
+        del own["buffers"]
+        return own
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         own = state.copy()
-        moments, set_aside, params = own.pop("_moments"), own.pop("_set_aside"), own.pop("_params")
+        (params, moments, set_aside), is_last = own.pop("_buffers"), own.pop("_is_last")
         self.__dict__.update(own)
         self._rule = rule_of(own["_rule"])
         self.buffers = Buffers(self.network.params, self._rule.n_moments)
-        self.buffers.moments[:] = moments
+        self.buffers.params[:], self.buffers.moments[:] = params, moments
         self.buffers.set_aside = None if set_aside is None else set_aside.owned()
-        if params is not None:  # copied in mid-fit, which went on
-            self.buffers.params[:], self.network.history = params, self.history
+        if is_last:
+            self.network.history = self.history
 
     def _checked_validation(
         self,

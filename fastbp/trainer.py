@@ -94,7 +94,7 @@ class Trainer:
         seed: int | None = None,
     ) -> None:
         checks.first_initialisation(self, "_run")
-        self._model = model
+        # Before the model, as copies take them in this order: of a fit that goes on meanwhile, the run is the older.
         self._run = Run(
             network_of(model),
             optimizer=optimizer,
@@ -104,6 +104,7 @@ class Trainer:
             threads=threads,
             seed=seed,
         )
+        self._model = model
 
     def __repr__(self) -> str:
         return f"Trainer({self.model!r}, optimizer={self.optimizer!r}, n_steps={self.n_steps}, seed={self.seed})"

@@ -11,7 +11,7 @@ import pytest
 
 import fastbp
 from fastbp import _jit
-from fastbp.kernels import training
+from fastbp.kernels import border
 from problems import classes, classifier, regression, regressor
 
 # One call of the kernel trains for all steps, so what Python's border allocates is the same for any number of them.
@@ -81,7 +81,7 @@ def test_allocations_of_a_fit_are_none_in_compiled_code(counts, name):
 
 
 def n_signatures():
-    return [len(function.signatures) for function in (training.train, training.evaluate, training.predict)]
+    return [len(function.signatures) for function in (border.train, border.evaluate, border.predict)]
 
 
 def use(model, x, y, **options):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import fastbp
 from fastbp import plan
-from fastbp.kernels import training
+from fastbp.kernels import border, training
 from fastbp.kernels.calls import int64_at
 from fastbp.kernels.tables import cursor_at, dealing_at, plan_at, run_at, source_at
 from fastbp.pacing import Pace
@@ -110,8 +110,8 @@ def test_fit_with_progress_gives_the_same_bits(name, capsys):
 
 
 @numba.njit(error_model="numpy")
-def _train_in_random_order(plans, source, dealing, run, sync, is_helper, n_wanted):
-    """As `training.train`, but each phase's tasks in random order, each with scratch buffers full of NaN and -1."""
+def _train_in_random_order(leaf, plans, source, dealing, run, sync, is_helper, n_wanted):
+    """As `training.train_steps`, but with the tasks in random order, each with scratch buffers full of NaN and -1."""
     plan, source, dealing, run = plan_at(plans), source_at(source), dealing_at(dealing), run_at(run)
     cursor, sizes = cursor_at(run.cursor), plan.sizes
     cursor.spent = 0
@@ -145,7 +145,7 @@ def _spoil(scratch):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_fit_tasks_in_random_order_give_the_same_bits(case, dtype, monkeypatch):
     expected = case.trained(dtype)
-    monkeypatch.setattr(training, "train", _train_in_random_order)
+    monkeypatch.setattr(border, "train", _train_in_random_order)
     assert_same_run(case.trained(dtype), expected)
     assert _train_in_random_order.signatures  # it was called
 

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 import fastbp
 from fastbp import _jit
-from fastbp.kernels import training
+from fastbp.kernels import border
 from problems import bits, classes, classifier, regression, regressor, state_of
 
 DTYPES = ["bool", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"]
@@ -67,7 +67,7 @@ def test_fit_any_dtype_and_layout_gives_the_same_bits_and_compiles_nothing(model
     x, y = small_integers("f8", (30, 3)), small_integers("f8", (30, 1), seed=1)
     expected = fitted(make_model, x, y, validation_data=(x, y))
     prediction = bits(expected.predict(x))
-    compiled = _jit.n_compiled(), _jit.compile_seconds(), len(training.train.signatures)
+    compiled = _jit.n_compiled(), _jit.compile_seconds(), len(border.train.signatures)
 
     for dtype in DTYPES + FOREIGN:
         for name, layout in LAYOUTS.items():
@@ -78,15 +78,15 @@ def test_fit_any_dtype_and_layout_gives_the_same_bits_and_compiles_nothing(model
             assert bits(model.predict(x_given)) == prediction, (dtype, name)
             np.testing.assert_array_equal(x_given, before[0])
             np.testing.assert_array_equal(y_given, before[1])
-    assert (_jit.n_compiled(), _jit.compile_seconds(), len(training.train.signatures)) == compiled
-    assert len(training.train.signatures) == len(training.predict.signatures) == len(training.evaluate.signatures) == 1
+    assert (_jit.n_compiled(), _jit.compile_seconds(), len(border.train.signatures)) == compiled
+    assert len(border.train.signatures) == len(border.predict.signatures) == len(border.evaluate.signatures) == 1
 
 
 def test_fit_labels_of_any_dtype_and_layout_give_the_same_bits_and_compile_nothing():
     x, _ = classes(30)
     labels = small_integers("i8", (30,))
     expected = fitted(classifier, x, labels)
-    compiled = _jit.n_compiled(), _jit.compile_seconds(), len(training.train.signatures)
+    compiled = _jit.n_compiled(), _jit.compile_seconds(), len(border.train.signatures)
 
     for dtype in DTYPES + FOREIGN:
         given = labels.astype(dtype)
@@ -94,7 +94,7 @@ def test_fit_labels_of_any_dtype_and_layout_give_the_same_bits_and_compile_nothi
             before = np.array(y)
             assert bits(fitted(classifier, x, y).params) == bits(expected.params), dtype
             np.testing.assert_array_equal(y, before)
-    assert (_jit.n_compiled(), _jit.compile_seconds(), len(training.train.signatures)) == compiled
+    assert (_jit.n_compiled(), _jit.compile_seconds(), len(border.train.signatures)) == compiled
 
 
 @given(

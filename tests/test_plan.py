@@ -117,7 +117,10 @@ def test_leaves_are_those_that_a_way_leads_to():
         "add_rows",
         "add_parts",
         "copy",
+        "coefficients",
+        "evaluate_range",
         "gradient_block",
+        "predict_range",
         "shrink",
         "update",
     }

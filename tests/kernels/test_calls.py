@@ -6,13 +6,14 @@ import pkgutil
 from pathlib import Path
 
 import numba
+import numpy as np
 import pytest
 from numba import types
 from numba.core import ir
 
 import fastbp.kernels
 from fastbp import _jit
-from fastbp.kernels import calls, training
+from fastbp.kernels import border, calls, training
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
 from fastbp.kernels.tables import LEAVES
@@ -29,8 +30,8 @@ def all_leaves():
 
 
 def leaves_of_fields():
-    """The leaves that may stand behind each address of a plan or layer."""
-    by_field = {name: set() for name in (*LEAVES.names, "activation", "derivative")}
+    """The leaves that may stand behind each address of a plan, a layer or the border."""
+    by_field = {name: set() for name in (*LEAVES.names, "activation", "derivative", "has_bad")}
     chosen = {"loss": {loss.leaf for loss in LOSSES.values()}}
     chosen["activation"] = {activation.forward for activation in ACTIVATIONS.values()}
     chosen["derivative"] = {activation.backward for activation in ACTIVATIONS.values()} - {None}
@@ -46,7 +47,8 @@ def sites_in_source():
     sites = set()
     for module in MODULES:
         for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "call":
+            is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "call"
+            if is_call and not isinstance(node.args[0], ast.Name):  # by which an entry is told its leaf
                 sites.add((module.__file__, node.lineno))
     return sites
 
@@ -55,11 +57,10 @@ def typed_functions():
     """Numba's typed form of every leaf, entry point and helper of theirs."""
     for leaf in all_leaves():
         yield leaf._compile_anew("float32").type_annotation
-    for entry in (training.train, training.evaluate, training.predict):
-        plain = numba.njit(error_model="numpy")(entry.py_func)
-        n = entry.py_func.__code__.co_argcount
-        plain.compile((types.intp,) * n)
-        yield plain.overloads[(types.intp,) * n].type_annotation
+    for function, arguments in border._ARGUMENTS.items():
+        plain = numba.njit(error_model="numpy")(function.py_func)
+        plain.compile(arguments(np.dtype("float32")))
+        yield next(iter(plain.overloads.values())).type_annotation
     for module in MODULES:
         for value in vars(module).values():
             if isinstance(value, numba.core.dispatcher.Dispatcher):
@@ -78,7 +79,9 @@ def typed_sites(annotation):
             if isinstance(function, ir.Global) and function.value is calls.call:
                 field, arguments = expression.args
                 place = annotation.filename, expression.loc.line
-                yield place, definitions[field.name].attr, annotation.typemap[arguments.name].types
+                address = definitions[field.name]
+                if isinstance(address, ir.Expr):
+                    yield place, address.attr, annotation.typemap[arguments.name].types
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +109,12 @@ def test_no_call_of_a_leaf_is_missed(sites):
 
 def test_every_field_has_its_leaf_and_every_leaf_its_field():
     assert {field for field, leaves in leaves_of_fields().items() if not leaves} == set()
+
+
+@pytest.mark.parametrize("entry", [border.train, border.evaluate, border.predict])
+def test_entries_hand_all_but_the_leaf_on(entry):
+    leaf = {border.train: training.train_steps, border.evaluate: training.evaluate_range}.get(entry)
+    leaf = training.predict_range if leaf is None else leaf
+    names = entry.py_func.__code__.co_varnames[1 : entry.py_func.__code__.co_argcount]
+    assert names == leaf.__wrapped__.__code__.co_varnames[: leaf.__wrapped__.__code__.co_argcount]
+    assert len(names) == len(leaf._signature(types.float32).args)
