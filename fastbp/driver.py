@@ -286,6 +286,7 @@ class Stepper:
         self, programs: Programs, architecture: Architecture, buffers: Buffers, rule: Rule, state: RunState
     ) -> None:
         self._programs, self._architecture, self._buffers, self._rule = programs, architecture, buffers, rule
+        self._take_step = programs.step_on_batch  # compiled with the first step, whatever its arrays
         self.state, self._position = state, state.outside
         self._driver: Driver | None = None  # of the last step
         self._first_step = state.n_steps
@@ -333,7 +334,7 @@ class Stepper:
         if not isinstance(rate, float):
             rate = float(schedules.sample(rate, self.state.n_steps, 1)[0])
         with self._buffers.calls:
-            loss = self._programs.step_on(y)(program.border_address, rate, x, y)
+            loss = self._take_step(program.border_address, rate, x, y)
         if math.isnan(loss):
             return None
         if program.border["status"][0] == border.NOT_FINITE:

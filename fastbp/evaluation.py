@@ -33,6 +33,7 @@ def predict_at_once(network: Network, x: object, out: object = None) -> Array | 
 
     x : of the network's dtype, C-contiguous rows, few enough to need no look at Ctrl-C on the way.
     """
+    predict_rows = network.programs.predict_rows  # compiled with the first prediction, whatever its array
     if type(x) is not np.ndarray or network.turn.is_unfinished:
         return None
     rows, dtype = x.view(), network.architecture.dtype  # nobody else can reshape it
@@ -46,8 +47,7 @@ def predict_at_once(network: Network, x: object, out: object = None) -> Array | 
             return None
     else:
         return None
-    programs = network.programs
-    status = programs.predict_rows(programs.predicting().border_address, rows, outputs)
+    status = predict_rows(network.programs.predicting().border_address, rows, outputs)
     if status == border.NOT_FINITE:
         _warn_of_outputs(network, outputs)
     elif status != border.OK:
@@ -132,13 +132,14 @@ class _AtOnce:
 
 def loss_and_grad_at_once(network: Network, x: object, y: object) -> tuple[float, Array] | None:
     """Return loss and gradient for a batch as it should be; None if anything is unusual, and nothing has been done."""
+    take_step = network.programs.step_on_batch  # compiled with the first gradient, whatever its arrays
     batch = None if network.turn.is_unfinished else network.batch_at_once(x, y)
     if batch is None:
         return None
     program = network.programs.take_differentiating(len(batch[0]))
     if not isinstance(program.user, _AtOnce):
         _AtOnce(program)
-    mean = network.programs.step_on(batch[1])(program.border_address, 0.0, *batch)
+    mean = take_step(program.border_address, 0.0, *batch)
     grad = program.grads.copy()
     network.programs.give_back(program)
     return (mean, grad) if math.isfinite(mean) and np.isfinite(grad).all() else None

@@ -95,17 +95,18 @@ class Network:
     def batch_at_once(self, x: object, y: object) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
         """Return views of a batch if its arrays are of the kind that `kernels.border` takes, else None.
 
-        Rows of the dtype, and values (n_samples, n_out) of the dtype or int64 classes (n_samples,).
+        Rows of the dtype, and as the loss wants values (n_samples, n_out) of the dtype or int64 classes (n_samples,).
         """
         if type(x) is not np.ndarray or type(y) is not np.ndarray:
             return None
         rows, targets, dtype = x.view(), y.view(), self.architecture.dtype  # nobody else can reshape these
         if rows.ndim != 2 or rows.dtype is not dtype:
             return None
-        if targets.ndim == 1 and targets.dtype is dtype and self.n_out == 1:
+        if self.architecture.loss == "cross_entropy":
+            return (rows, targets) if targets.ndim == 1 and targets.dtype is _CLASSES else None
+        if targets.ndim == 1 and self.n_out == 1:
             targets = targets[:, np.newaxis]
-        is_values = targets.ndim == 2 and targets.dtype is dtype
-        return (rows, targets) if is_values or (targets.ndim == 1 and targets.dtype is _CLASSES) else None
+        return (rows, targets) if targets.ndim == 2 and targets.dtype is dtype else None
 
     def __getstate__(self) -> dict[str, Any]:
         self.turn.settle()

@@ -11,6 +11,7 @@ import numpy as np
 
 from fastbp import kernels
 from fastbp._jit import Leaf
+from fastbp.kernels import border
 from fastbp.model import MLP
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def precompile() -> float:
     for leaf in _leaves():
         for dtype in (np.float32, np.float64):
             leaf.address(dtype)
+    for dtype in (np.float32, np.float64):
+        border.compile_entries(np.dtype(dtype))
     _use_entry_points()
     return time.perf_counter() - start
 

@@ -357,18 +357,10 @@ class Programs:
         return border.entry(border.predict_rows, self.dtype)
 
     @cached_property
-    def step_on_values(self) -> Callable[[int, float, npt.NDArray[Any], npt.NDArray[Any]], float]:
-        """The entry `border.step_on_values`."""
-        return border.entry(border.step_on_values, self.dtype)
-
-    @cached_property
-    def step_on_labels(self) -> Callable[[int, float, npt.NDArray[Any], npt.NDArray[Any]], float]:
-        """The entry `border.step_on_labels`."""
-        return border.entry(border.step_on_labels, self.dtype)
-
-    def step_on(self, y: npt.NDArray[Any]) -> Callable[[int, float, npt.NDArray[Any], npt.NDArray[Any]], float]:
-        """Return the entry for targets of this kind."""
-        return self.step_on_values if y.ndim == 2 else self.step_on_labels
+    def step_on_batch(self) -> Callable[[int, float, npt.NDArray[Any], npt.NDArray[Any]], float]:
+        """The entry for the loss's kind of targets, `border.step_on_labels` or `border.step_on_values`, likewise."""
+        is_labels = self._architecture.loss == "cross_entropy"
+        return border.entry(border.step_on_labels if is_labels else border.step_on_values, self.dtype)
 
     def of_user(self, user: object, n_samples: int) -> Program | None:
         """Return the program that trains on so many samples and whose tables this user has written last, if any."""

@@ -45,7 +45,7 @@ ADAM = "learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8"
     [
         (fastbp.MLP, MLP),
         (fastbp.MLP.fit, MLP_FIT),
-        (fastbp.MLP.predict, "x, out=None"),
+        (fastbp.MLP.predict, "x, out=None, *, threads=1"),
         (fastbp.MLP.loss, "x, y"),
         (fastbp.MLP.loss_and_grad, "x, y"),
         (fastbp.Trainer, TRAINER),

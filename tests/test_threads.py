@@ -14,7 +14,7 @@ import pytest
 
 import fastbp
 from fastbp import driver, pacing, workers
-from fastbp.kernels import team, training
+from fastbp.kernels import border, team, training
 from fastbp.pacing import Pace
 from problems import bits, classes, state_of
 from test_bits import CASES, assert_same_run
@@ -255,7 +255,7 @@ def test_fit_interrupted_before_it_starts_leaves_everything_whole(moment, pool, 
     owner, name = {
         "starting a thread": (threading.Event, "wait"),  # for the thread to have started
         "submitting": (pool, "submit"),
-        "submitted": (training, "train"),
+        "submitted": (border, "train"),
     }[moment]
     original, n_calls = getattr(owner, name), 0
 
@@ -267,6 +267,7 @@ def test_fit_interrupted_before_it_starts_leaves_everything_whole(moment, pool, 
                 raise KeyboardInterrupt
         return original(*arguments)
 
+    interrupted.signatures = getattr(original, "signatures", None)  # a kernel is asked whether it has been compiled
     trainer = case.trainer(threads=4)
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, interrupted)

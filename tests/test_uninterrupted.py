@@ -248,6 +248,13 @@ def fit():
     model.fit(x, x[:, 0], epochs=2, batch_size=8, seed=0)
     return model.params.tobytes().hex()
 
+def handle_in_fit(number, frame):
+    while frame is not None and frame.f_code is not fit.__code__:
+        frame = frame.f_back
+    if frame is not None:  # nothing else here is prepared for an exception
+        raise Handled
+
+signal.signal(signal.SIGALRM, handle_in_fit)
 n_caught = 0
 signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
 for _ in range(100):

@@ -223,7 +223,14 @@ _ARGUMENTS = {
 
 @functools.cache
 def entry(function: Any, dtype: np.dtype[Any]) -> Callable[..., Any]:
-    """The entry for arrays of a dtype, compiled or loaded on its first call. No checks: see above."""
+    """The entry for arrays of a dtype, with the leaf that all call, compiled or loaded. No checks: see above."""
+    has_bad.address(dtype)
     arguments = _ARGUMENTS[function](dtype)
     function.compile(arguments)
     return function.get_overload(arguments)
+
+
+def compile_entries(dtype: np.dtype[Any]) -> None:
+    """Compile or load all entries for arrays of a dtype."""
+    for function in _ARGUMENTS:
+        entry(function, dtype)
