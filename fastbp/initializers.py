@@ -21,7 +21,7 @@ _Initializer: TypeAlias = Callable[[int, int, np.random.Generator], Float64Array
 def initialize(
     init: str | npt.ArrayLike,
     sizes: Sequence[int],
-    activations: Sequence[str],
+    defaults: Sequence[str],
     dtype: npt.DTypeLike,
     rng: np.random.Generator,
 ) -> npt.NDArray[Any]:
@@ -47,8 +47,8 @@ def initialize(
         A name of the table, or all parameters, which are copied.
     sizes : sequence of int, length n_layers + 1
         Widths of the network.
-    activations : sequence of str, length n_layers
-        The activation that follows each layer, the output's last.
+    defaults : sequence of str, length n_layers
+        The name of the table that stands for auto in each layer: that of the activation that follows.
     dtype : dtype
         float32 or float64. Numbers are drawn in float64 and cast, so that both start from the same ones.
     rng : numpy.random.Generator
@@ -90,8 +90,8 @@ def initialize(
         return arrays.parameters(init, layout.n_params, dtype, name="init")
     name = name_of(init, ("auto", *INITIALIZERS), "init")
     params = np.zeros(layout.n_params, dtype=dtype)
-    for w, activation in zip(layout.weights(params), activations, strict=True):
-        layer_name = _AUTO.get(activation, "glorot_uniform") if name == "auto" else name
+    for w, default in zip(layout.weights(params), defaults, strict=True):
+        layer_name = default if name == "auto" else name
         n_in, n_out = w.shape
         with np.errstate(under="ignore"):
             w[...] = INITIALIZERS[layer_name](n_in, n_out, rng)
@@ -144,5 +144,3 @@ INITIALIZERS: dict[str, _Initializer] = {
     "orthogonal": _orthogonal,
 }
 """Named initializers: (n_in, n_out, rng) -> float64 weights of shape (n_in, n_out)."""
-
-_AUTO = dict.fromkeys(("relu", "leaky_relu", "elu", "gelu", "silu", "softplus"), "he_normal") | {"selu": "lecun_normal"}

@@ -14,7 +14,7 @@ from fastbp.initializers import initialize
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
 from fastbp.layout import Layout, Views
-from fastbp.names import folded, name_of
+from fastbp.names import name_of, nearest
 from fastbp.network import Network
 from fastbp.optimizers import Adam, Optimizer
 from fastbp.plan import Architecture
@@ -112,7 +112,8 @@ class MLP:
         )
         number = _dtype_of(dtype)
         self.seed = checks.seed_of(seed)
-        params = initialize(init, layout.sizes, activations, number, np.random.default_rng(self.seed))
+        defaults = [ACTIVATIONS[name].initializer for name in activations]
+        params = initialize(init, layout.sizes, defaults, number, np.random.default_rng(self.seed))
         self._network = Network(Architecture(layout, activations, _loss_of(loss, activations[-1]), number), params)
 
     def __repr__(self) -> str:
@@ -344,8 +345,8 @@ def _hidden_activations(activation: str | Sequence[str], n_hidden: int) -> tuple
 
 
 def _hidden_activation(name: object, what: str) -> str:
-    known = [known for known in ACTIVATIONS if known != "softmax"]
-    if isinstance(name, str) and folded(name) in ("softmax", "logsoftmax"):
+    known = [known for known, entry in ACTIVATIONS.items() if entry.is_hidden]
+    if isinstance(name, str) and (meant := nearest(name, ACTIVATIONS)) is not None and meant not in known:
         raise ValueError(f"{what} must be one of {', '.join(map(repr, known))}, got {name!r}, which is for output only")
     return name_of(name, known, what)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastbp import arrays
 from fastbp.buffers import aligned_copy
+from fastbp.kernels.losses import FRACTIONS, LABELS, LOSSES, VALUES
 from fastbp.program import Programs
 from fastbp.sources import Data
 from fastbp.turn import Turn
@@ -67,10 +68,12 @@ class Network:
     @property
     def decisions_per_sample(self) -> float:
         """How many classes each sample decides on; NaN where the output is no class."""
-        loss = self.architecture.loss
-        if loss == "cross_entropy":
-            return 1.0
-        return float(self.n_out) if loss == "binary_cross_entropy" else math.nan
+        return {LABELS: 1.0, FRACTIONS: float(self.n_out), VALUES: math.nan}[self._targets]
+
+    @property
+    def _targets(self) -> int:
+        """The kind of targets, as in `kernels.losses`."""
+        return LOSSES[self.architecture.loss].targets
 
     def checked_data(self, x: npt.ArrayLike, y: npt.ArrayLike, names: tuple[str, str] = ("x", "y")) -> Data:
         """Check a pair of features and targets and return it in the form that the kernels read.
@@ -86,8 +89,8 @@ class Network:
             features.shape[0],
             self.n_out,
             self.architecture.dtype,
-            classes=self.architecture.loss == "cross_entropy",
-            binary=self.architecture.loss == "binary_cross_entropy",
+            classes=self._targets == LABELS,
+            binary=self._targets == FRACTIONS,
             name=names[1],
         )
         return Data(features, targets, is_labels)
@@ -102,7 +105,7 @@ class Network:
         rows, targets, dtype = x.view(), y.view(), self.architecture.dtype  # nobody else can reshape these
         if rows.ndim != 2 or rows.dtype is not dtype:
             return None
-        if self.architecture.loss == "cross_entropy":
+        if self._targets == LABELS:
             return (rows, targets) if targets.ndim == 1 and targets.dtype is _CLASSES else None
         if targets.ndim == 1 and self.n_out == 1:
             targets = targets[:, np.newaxis]

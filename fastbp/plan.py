@@ -16,8 +16,8 @@ import numpy as np
 
 from fastbp.buffers import ALIGNMENT
 from fastbp.kernels import gather, parameters, samples, shuffle, sums, training, transpose, updates
-from fastbp.kernels.activations import ACTIVATIONS, TURNING_OFF
-from fastbp.kernels.losses import LOSSES
+from fastbp.kernels.activations import ACTIVATIONS, Activation
+from fastbp.kernels.losses import LOSSES, Loss
 from fastbp.kernels.panels import panel_width
 from fastbp.kernels.products import dense, gradient, lists, packed
 from fastbp.kernels.products.tile import TILE_ROWS
@@ -112,6 +112,16 @@ class Plan:
         """Of the parameters."""
         return self.architecture.layout
 
+    @cached_property
+    def activations(self) -> tuple[Activation, ...]:
+        """Of each layer."""
+        return tuple([ACTIVATIONS[name] for name in self.architecture.activations])
+
+    @property
+    def loss(self) -> Loss:
+        """The loss."""
+        return LOSSES[self.architecture.loss]
+
     @property
     def layers(self) -> list[tuple[int, int]]:
         """Inputs and outputs of each layer."""
@@ -200,9 +210,7 @@ class Plan:
 
     def _ways_of(self, index: int) -> Ways:
         n_in, n_out = self.layers[index]
-        before, after = (
-            name in TURNING_OFF for name in ("identity", *self.architecture.activations)[index : index + 2]
-        )
+        before, after = index > 0 and self.activations[index - 1].makes_zeros, self.activations[index].makes_zeros
         # Lists pay where an activation leaves enough zeros and there are samples enough to fill the lanes.
         fills_lanes = self.n_samples >= self.panel
         may_list = not self.is_small and fills_lanes
@@ -252,16 +260,22 @@ class Plan:
         """Tasks of a parameters phase: one per tile, or one for all of a small network."""
         return max(1, len(self.tiles))
 
-    def leaf_of(self, name: str, is_last: bool, derivative: bool = False) -> Leaf | None:
-        """Return the leaf of a layer's activation; None where the loss has it fused into its own."""
-        is_fused = self.with_loss and is_last and name in (LOSSES[self.architecture.loss].output, "identity")
-        if is_fused or (derivative and not self.trains):
-            return None
-        return ACTIVATIONS[name].backward if derivative else ACTIVATIONS[name].forward
+    def leaves_of(self, index: int) -> tuple[Leaf | None, Leaf | None]:
+        """Return the forward and the backward leaf of a layer's activation; None where the loss does that itself."""
+        name, activation = self.architecture.activations[index], self.activations[index]
+        is_last = index == self.layout.n_layers - 1
+        if self.with_loss and is_last and name in (self.loss.output, "identity"):
+            return None, None
+        return activation.forward, activation.backward if self.trains else None
 
-    def keeps_z(self, name: str) -> bool:
-        """Return whether a layer with this activation keeps its pre-activations."""
-        return self.trains and ACTIVATIONS[name].keeps_z
+    def keeps_z(self, index: int) -> bool:
+        """Return whether a layer keeps its pre-activations."""
+        return self.trains and self.activations[index].keeps_z
+
+    @cached_property
+    def constants(self) -> tuple[tuple[float, ...], ...]:
+        """Those of each layer's activation, and of the loss."""
+        return (*[activation.constants for activation in self.activations], self.loss.constants)
 
     def leaves(self) -> dict[str, Leaf | None]:
         """Return the fields of `LEAVES`: those that this network needs, as each takes time to compile."""
@@ -289,7 +303,7 @@ class Plan:
             shuffle.sample_order: True,
             gather.gather_rows: True,
             gather.gather_labels: True,
-            gather.copy: True in [self.keeps_z(name) for name in self.architecture.activations],
+            gather.copy: True in [self.keeps_z(index) for index in range(self.layout.n_layers)],
             transpose.panels_to_rows: True,
             transpose.panels_to_features: is_narrow or lists_gradients,
             updates.flush_rows: self.trains and self.rule is None,
@@ -303,7 +317,7 @@ class Plan:
             training.evaluate_range: self.with_loss and not self.trains,
             training.predict_range: not self.with_loss,
         }
-        loss = LOSSES[self.architecture.loss].leaf if self.with_loss else None
+        loss = self.loss.leaf if self.with_loss else None
         rule = dict.fromkeys(updates.Rule._fields) if self.rule is None else self.rule._asdict()
         leaves: dict[str, Leaf | None] = {"loss": loss, **rule}
         for leaf, is_needed in needed.items():

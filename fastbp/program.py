@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from fastbp.buffers import ALIGNMENT, aligned_bytes
 from fastbp.kernels import border, sums, updates
+from fastbp.kernels.losses import LABELS, LOSSES
 from fastbp.kernels.tables import BORDER, DEALING, LAYER, LOSS_SUMS, OPTIMIZER, PLAN, RECORD, RUN, SOURCE, TILE, fill
 from fastbp.plan import C_BLOCK, CHUNK, M_BLOCK, RECTANGLE, TASK_COST, Plan, capacity_for
 
@@ -115,7 +116,8 @@ class Program:
         self.optimizer = own["optimizer"]
         own["ones"][:], own["count"][:] = 1, np.arange(plan.strip)
         addresses = {name: base + offset for name, (offset, _, _) in tables.items()}
-        self._zeros = addresses["zeros"]
+        self._zeros, self._constants = addresses["zeros"], addresses["constants"]
+        own["constants"][:] = [value for constants in plan.constants for value in constants]
         for index in range(plan.layout.n_layers):
             fill(self.layers, index, self._layer(index, kept, gradients[index], base + grads))
         for index, (layer, first_row, n_rows) in enumerate(plan.tiles):
@@ -127,6 +129,7 @@ class Program:
             "leaves": {name: self._address(leaf) for name, leaf in plan.leaves().items()},
             "block_gradients": base + blocks if plan.trains and plan.is_small else 0,
             "partial_gradient": base + partial_gradient,
+            "loss_constants": self._constants_of(plan.layout.n_layers),
             **{name: addresses[name] for name in ("layers", "tiles", "count", "zeros", "ones")},
         }
         for worker, offsets in enumerate(scratch):
@@ -152,6 +155,7 @@ class Program:
             "border": (1, BORDER),
             "rate": (1, np.dtype(np.float64)),
             "record": (1, RECORD),
+            "constants": (sum(map(len, plan.constants)), np.dtype(np.float64)),
             "unit_sums": (plan.n_units, LOSS_SUMS),
             "label_flags": (plan.n_blocks, np.dtype(np.int64)),
             "update_flags": (plan.n_tasks, np.dtype(np.int64)),
@@ -190,11 +194,13 @@ class Program:
             "dealing": addresses["dealing"],
             "run": addresses["runs"],
             "fit_cursor": 0,
-            "kind": {"cross_entropy": border.LABELS, "binary_cross_entropy": border.FRACTIONS}.get(
-                plan.architecture.loss, border.VALUES
-            ),
+            "targets": plan.loss.targets,
             "status": border.OK,
         }
+
+    def _constants_of(self, index: int) -> int:
+        """Return the address of the constants of a layer's activation, or behind the last one of the loss's."""
+        return self._constants + 8 * sum(map(len, self.plan.constants[:index]))
 
     def _reserve(self, n: int) -> int:
         """Reserve n elements; return their offset."""
@@ -202,10 +208,12 @@ class Program:
 
     def _reserve_activations(self) -> list[tuple[int, int]]:
         """Lay out what is kept of each layer; return the offsets of h and z, the input's h first."""
-        kept = []
-        for width, name in zip(self.plan.layout.sizes, ("identity", *self.plan.architecture.activations), strict=True):
-            h = self._reserve(width * self.plan.super_block)
-            kept.append((h, self._reserve(width * self.plan.super_block) if self.plan.keeps_z(name) else h))
+        n_kept = [width * self.plan.super_block for width in self.plan.layout.sizes]
+        x = self._reserve(n_kept[0])
+        kept = [(x, x)]
+        for index, n in enumerate(n_kept[1:]):
+            h = self._reserve(n)
+            kept.append((h, self._reserve(n) if self.plan.keeps_z(index) else h))
         return kept
 
     def _reserve_gradient(self, index: int) -> dict[str, int]:
@@ -272,7 +280,7 @@ class Program:
     def _layer(self, index: int, kept: list[tuple[int, int]], gradient: dict[str, int], grads: int) -> dict[str, Any]:
         """Return a row of `LAYER`."""
         plan, base, (n_in, n_out) = self.plan, self._base, self.plan.layers[index]
-        name, is_last = plan.architecture.activations[index], index == plan.layout.n_layers - 1
+        forward, backward = plan.leaves_of(index)
         w = self._params.ctypes.data + plan.layout.weight_start[index] * self._itemsize
         h_out, z = kept[index + 1]
         return {
@@ -282,8 +290,9 @@ class Program:
             "h_in": base + kept[index][0],
             "z": base + z,
             "h_out": base + h_out,
-            "activation": self._address(plan.leaf_of(name, is_last)),
-            "derivative": self._address(plan.leaf_of(name, is_last, derivative=True)),
+            "activation": self._address(forward),
+            "derivative": self._address(backward),
+            "constants": self._constants_of(index),
             "forward": self._forward(index, w),
             "backward": self._backward(index, w),
             "gradient": self._gradient(index, gradient, grads),
@@ -359,7 +368,7 @@ class Programs:
     @cached_property
     def step_on_batch(self) -> Callable[[int, float, npt.NDArray[Any], npt.NDArray[Any]], float]:
         """The entry for the loss's kind of targets, `border.step_on_labels` or `border.step_on_values`, likewise."""
-        is_labels = self._architecture.loss == "cross_entropy"
+        is_labels = LOSSES[self._architecture.loss].targets == LABELS
         return border.entry(border.step_on_labels if is_labels else border.step_on_values, self.dtype)
 
     def of_user(self, user: object, n_samples: int) -> Program | None:

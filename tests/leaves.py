@@ -6,6 +6,8 @@ import numba
 import numpy as np
 from numba import types
 
+from fastbp.kernels.activations import ACTIVATIONS
+from fastbp.kernels.losses import LOSSES
 from fastbp.kernels.panels import panel_width
 from fastbp.kernels.updates import N_COEFFICIENTS, RULES
 
@@ -27,6 +29,29 @@ def call_address(address, signature, *arguments):
     status = prototype(address)(ctypes.byref(result), ctypes.byref(exception), *values)
     assert status in (0, _RETURNED_NONE)
     return None if signature.return_type == types.void else result.value
+
+
+def constants_of(row):
+    """The constants of a row of `ACTIVATIONS` or `LOSSES`, as its leaves read them."""
+    return np.array(row.constants, np.float64)
+
+
+def activate(name, h, n_features, n_samples):
+    """h = f(h), by the leaf of that activation."""
+    row = ACTIVATIONS[name]
+    call(row.forward, h.dtype, h, n_features, n_samples, constants_of(row))
+
+
+def differentiate(name, d, z, h, n):
+    """d *= f'(z), by the leaf of that activation."""
+    row = ACTIVATIONS[name]
+    call(row.backward, d.dtype, d, z, h, n, constants_of(row))
+
+
+def compare(name, output, targets, d, n_out, n_samples, scale, sums):
+    """Write d and sums, by the leaf of that loss."""
+    row = LOSSES[name]
+    call(row.leaf, output.dtype, output, targets, d, n_out, n_samples, scale, constants_of(row), sums)
 
 
 def coefficients_of(optimizer, step, rate=None):

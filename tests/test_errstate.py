@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastbp
+from cases import ACTIVATIONS
 from fastbp import schedules
+from fastbp.initializers import INITIALIZERS
 from problems import bits
 
 STATES = ["raise", "warn", "call"]
@@ -43,9 +45,6 @@ SCHEDULES = [
     schedules.Warmup(3, schedules.ExponentialDecay(1e-300, 1e-300)),
     schedules.Warmup(2**63 - 1, 5e-324),
 ]
-ACTIVATIONS = ["sigmoid", "tanh", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus"]
-INITIALIZERS = ["he_normal", "he_uniform", "glorot_normal", "glorot_uniform", "lecun_normal", "lecun_uniform",
-                "orthogonal"]  # fmt: skip
 STOP = [fastbp.Convergence(5e-324), fastbp.EarlyStopping(2), fastbp.TargetLoss(-1e308), fastbp.TimeLimit(1e308)]
 
 

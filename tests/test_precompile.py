@@ -32,10 +32,9 @@ import fastbp
 from fastbp import _jit
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
+from fastbp.optimizers import OPTIMIZERS
 
-optimizers = [
-    fastbp.SGD(), fastbp.SGD(momentum=0.5), fastbp.Adagrad(), fastbp.RMSprop(), fastbp.Adam(), fastbp.AdamW(),
-]
+optimizers = [fastbp.SGD(momentum=0.5), *(optimizer() for optimizer in OPTIMIZERS)]
 x = np.random.default_rng(0).random((700, 3))
 for dtype in ("float32", "float64"):
     for output in ACTIVATIONS:

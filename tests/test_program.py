@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastbp
-from cases import ACTIVATIONS
+from cases import ACTIVATIONS, OPTIMIZERS
 from fastbp import program
 from fastbp.kernels.losses import LOSSES
 from guards import guarded, needs_guard_pages
@@ -131,16 +131,6 @@ def test_program_gaps_are_untouched_by_any_activation_and_loss(activation, dtype
                     arenas.assert_gaps_are_untouched()
             assert results[0] == results[1]
     assert set(losses) <= set(LOSSES)
-
-
-OPTIMIZERS = [
-    fastbp.SGD(),
-    fastbp.SGD(momentum=0.9, nesterov=True),
-    fastbp.Adagrad(),
-    fastbp.RMSprop(momentum=0.9, centered=True),
-    fastbp.Adam(),
-    fastbp.AdamW(decay_biases=True),
-]
 
 
 def place(trainer, elsewhere):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import fastbp
+from cases import OPTIMIZERS
 from fastbp import driver, pacing, workers
 from fastbp.kernels import border, team, training
 from fastbp.pacing import Pace
@@ -114,18 +115,7 @@ def test_fit_of_single_tasks_with_threads_is_serial(name, threads, teams, monkey
     assert teams.sizes == []
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [
-        fastbp.SGD(0.01),
-        fastbp.SGD(0.01, momentum=0.9, nesterov=True),
-        fastbp.Adagrad(),
-        fastbp.RMSprop(centered=True, momentum=0.5),
-        fastbp.Adam(fastbp.schedules.Warmup(5, 1e-3)),
-        fastbp.AdamW(weight_decay=0.1, decay_biases=True),
-    ],
-    ids=lambda optimizer: type(optimizer).__name__,
-)
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, fastbp.Adam(fastbp.schedules.Warmup(5, 1e-3))], ids=repr)
 @pytest.mark.parametrize("name", ["several blocks", "several tiles"])
 def test_fit_any_optimizer_with_threads_gives_the_same_bits(name, optimizer, teams, monkeypatch):
     case = CASES[name]

@@ -12,24 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastbp
+from cases import OPTIMIZERS
 from fastbp import schedules
 from problems import bits, classes, classifier, regression, regressor, rows_of, state_of
 
-OPTIMIZERS = [
-    fastbp.SGD(),
-    fastbp.SGD(schedules.Warmup(7, schedules.CosineDecay(0.1, 20)), momentum=0.9, nesterov=True),
-    fastbp.Adagrad(),
-    fastbp.RMSprop(momentum=0.5, centered=True),
+SCHEDULED = fastbp.SGD(schedules.Warmup(7, schedules.CosineDecay(0.1, 20)), momentum=0.9, nesterov=True)
+WITH_SCHEDULES = (
+    *OPTIMIZERS,
+    SCHEDULED,
     fastbp.Adam(schedules.ExponentialDecay(0.01, 0.9)),
     fastbp.AdamW(lambda step: 0.01 / (1 + step)),
-]
+)
 
 
 def clone_by_pickle(trainer):
     return pickle.loads(pickle.dumps(trainer))
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+@pytest.mark.parametrize("optimizer", WITH_SCHEDULES, ids=str)
 def test_fit_in_two_parts_equals_one_fit(optimizer):
     x, y = regression()
     parts, whole = (fastbp.Trainer(regressor(), optimizer=optimizer, batch_size=16, seed=1) for _ in range(2))
@@ -49,7 +49,7 @@ def test_fit_in_two_parts_equals_one_fit(optimizer):
 @settings(max_examples=40, deadline=None)
 def test_fit_stopped_anywhere_equals_one_fit(pieces, drop_last, data):
     x, y = classes()
-    options = {"optimizer": OPTIMIZERS[1], "batch_size": 16, "drop_last": drop_last, "seed": 3}
+    options = {"optimizer": SCHEDULED, "batch_size": 16, "drop_last": drop_last, "seed": 3}
     trainer, whole = (fastbp.Trainer(classifier(), **options) for _ in range(2))
 
     for n_steps in pieces:
@@ -181,7 +181,7 @@ def test_fit_drop_last_leaves_out_the_smaller_batch(batch_size, drop_last, n_ste
     assert trainer.n_steps == 2 * n_steps
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+@pytest.mark.parametrize("optimizer", WITH_SCHEDULES, ids=str)
 def test_fit_without_shuffle_equals_steps_on_consecutive_batches(optimizer):
     x, y = classes()
     fitted, stepped = (fastbp.Trainer(classifier(), optimizer=optimizer, batch_size=16, shuffle=False) for _ in "ab")

@@ -1,11 +1,13 @@
-"""Activations: a pair of leaves per name, in place on pre-activations and on derivatives.
+"""Activations: a row of `ACTIVATIONS` per name, with a pair of leaves, in place on pre-activations and derivatives.
 
 Forward: h = f(h). Buffers are padded to whole pairs of vectors, so element-wise leaves go through the n_features *
 n_samples elements a pair at a time, whatever their layout, and may change the padding.
 
 Backward: d *= f'(z), where z is the pre-activation and h = f(z), n elements rounded up to whole pairs. Most
 derivatives follow from h alone: unless `keeps_z`, the caller may pass h for z. At a kink the derivative is the one from
-the left, as PyTorch's. No checks: the caller validates.
+the left, as PyTorch's. constants : float64, those of the row. No checks: the caller validates.
+
+Element-wise, an activation is two formulas on vectors, of which `_elementwise` makes the leaves.
 
 No arithmetic here meets a subnormal, and none is stored. Forward, no z is smaller than `least_kept`, but for 0: the
 product that makes it sees to that. Backward, d may be anything; where it is multiplied by an f' between 0 and 1, what
@@ -18,6 +20,7 @@ from numba import types
 
 from fastbp._jit import Leaf, inline, leaf
 from fastbp.kernels import elementary
+from fastbp.kernels.constants import first_constant, no_constants
 from fastbp.kernels.elementary import (
     erf,
     exp_negative,
@@ -47,7 +50,6 @@ from fastbp.kernels.simd import (
 )
 from fastbp.kernels.sums import PART, add_part
 
-_LEAKY_SLOPE = 0.01
 # Klambauer et al., Self-Normalizing Neural Networks (2017), section 2.
 _SELU_SCALE = 1.0507009873554804934193349852946
 _SELU_SCALE_ALPHA = 1.7580993408473768599402175208123
@@ -56,55 +58,96 @@ _SQRT_HALF_OVER_PI = 0.39894228040143267794
 
 
 class Activation(NamedTuple):
-    """Leaves of one activation; None where there is nothing to do, or no derivative of its own.
+    """One activation: its leaves, and all that anyone else has to know of it.
 
-    keeps_z : the backward leaf needs the pre-activations.
+    forward : in place on pre-activations. backward : in place on derivatives; None where there is none of its own.
+    keeps_z : whether the backward leaf needs the pre-activations. makes_zeros : whether a unit that is off is exactly
+    zero, and its derivative too, as usually half of them or more are. initializer : which weights before it `auto`
+    draws. is_hidden : whether hidden layers may have it. constants : what its leaves read.
     """
 
-    forward: Leaf | None
+    forward: Leaf
     backward: Leaf | None
     keeps_z: bool = False
+    makes_zeros: bool = False
+    initializer: str = "glorot_uniform"
+    is_hidden: bool = True
+    constants: tuple[float, ...] = ()
 
 
 def _forward(T):
-    return types.void(types.CPointer(T), types.intp, types.intp)
+    return types.void(types.CPointer(T), types.intp, types.intp, types.CPointer(types.float64))
 
 
 def _backward(T):
-    return types.void(types.CPointer(T), types.CPointer(T), types.CPointer(T), types.intp)
+    return types.void(
+        types.CPointer(T), types.CPointer(T), types.CPointer(T), types.intp, types.CPointer(types.float64)
+    )
 
 
-@leaf(_forward)
-def identity_forward(h, n_features, n_samples):
-    """h itself, but for what is tiny."""
-    for i in range(0, n_features * n_samples, panel_of(h)):
-        store_pair(h, i, flush(load_pair(h, i)))
+def _named(function, name, doc):
+    """The function under the name that its leaf is kept by."""
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    return function
 
 
-@leaf(_backward)
-def identity_backward(d, z, h, n):
+def _elementwise_forward(name, formula, numbers_of=no_constants):
+    """The leaf `name` of a formula: h from (z, numbers), with z without what is tiny and the constants."""
+
+    def forward(h, n_features, n_samples, constants):
+        numbers = numbers_of(constants)
+        for i in range(0, n_features * n_samples, panel_of(h)):
+            store_pair(h, i, formula(flush(load_pair(h, i)), numbers))
+
+    return leaf(_forward)(_named(forward, name, formula.__doc__))
+
+
+def _elementwise_backward(name, formula, numbers_of=no_constants):
+    """The leaf `name` of a formula: d * f'(z) from (d, z, h, numbers), with the constants."""
+
+    def backward(d, z, h, n, constants):
+        numbers = numbers_of(constants)
+        for i in range(0, n, panel_of(d)):
+            store_pair(d, i, formula(load_pair(d, i), load_pair(z, i), load_pair(h, i), numbers))
+
+    return leaf(_backward)(_named(backward, name, formula.__doc__))
+
+
+@inline
+def _identity(z, numbers):
+    """z itself."""
+    return z
+
+
+@inline
+def _identity_derivative(d, z, h, numbers):
     """d itself, but for what is tiny."""
-    for i in range(0, n, panel_of(d)):
-        store_pair(d, i, flush(load_pair(d, i)))
+    return flush(d)
+
+
+identity_forward = _elementwise_forward("identity_forward", _identity)
+identity_backward = _elementwise_backward("identity_backward", _identity_derivative)
+
+
+@inline
+def _sigmoid(z, numbers):
+    """1 / (1 + exp(-z))."""
+    return elementary.sigmoid(z)
+
+
+@inline
+def _sigmoid_derivative(d, z, h, numbers):
+    """d * h * (1 - h)."""
+    return flushed_product(d, flushed_product(h, 1.0 - h))
+
+
+sigmoid_forward = _elementwise_forward("sigmoid_forward", _sigmoid)
+sigmoid_backward = _elementwise_backward("sigmoid_backward", _sigmoid_derivative)
 
 
 @leaf(_forward)
-def sigmoid_forward(h, n_features, n_samples):
-    """h = 1 / (1 + exp(-h))."""
-    for i in range(0, n_features * n_samples, panel_of(h)):
-        store_pair(h, i, elementary.sigmoid(flush(load_pair(h, i))))
-
-
-@leaf(_backward)
-def sigmoid_backward(d, z, h, n):
-    """d *= h * (1 - h)."""
-    for i in range(0, n, panel_of(d)):
-        h_i = load_pair(h, i)
-        store_pair(d, i, flushed_product(load_pair(d, i), flushed_product(h_i, 1.0 - h_i)))
-
-
-@leaf(_forward)
-def tanh_forward(h, n_features, n_samples):
+def tanh_forward(h, n_features, n_samples, constants):
     """h = tanh(h).
 
     Each turn of the loop does one stage of three pairs: a processor looks too few instructions ahead to overlap the
@@ -122,127 +165,132 @@ def tanh_forward(h, n_features, n_samples):
         shifted, r = tanh_reduce(flush(z_after))
 
 
-@leaf(_backward)
-def tanh_backward(d, z, h, n):
-    """d *= 1 - h**2."""
-    for i in range(0, n, panel_of(d)):
-        h_i = load_pair(h, i)
-        store_pair(d, i, flushed_product(load_pair(d, i), fma(-h_i, h_i, 1.0)))
+@inline
+def _tanh_derivative(d, z, h, numbers):
+    """d * (1 - h**2)."""
+    return flushed_product(d, fma(-h, h, 1.0))
 
 
-@leaf(_forward)
-def relu_forward(h, n_features, n_samples):
-    """h = max(h, 0); NaN stays NaN."""
-    for i in range(0, n_features * n_samples, panel_of(h)):
-        store_pair(h, i, maximum(0.0, flush(load_pair(h, i))))
+tanh_backward = _elementwise_backward("tanh_backward", _tanh_derivative)
 
 
-@leaf(_backward)
-def relu_backward(d, z, h, n):
-    """d = d where h > 0, else 0."""
-    for i in range(0, n, panel_of(d)):
-        store_pair(d, i, where(load_pair(h, i) > 0.0, flush(load_pair(d, i)), 0.0))
+@inline
+def _relu(z, numbers):
+    """max(z, 0); NaN stays NaN."""
+    return maximum(0.0, z)
 
 
-@leaf(_forward)
-def leaky_relu_forward(h, n_features, n_samples):
-    """h = h where positive, else 0.01 * h."""
-    for i in range(0, n_features * n_samples, panel_of(h)):
-        z = flush(load_pair(h, i))
-        store_pair(h, i, where(z > 0.0, z, _LEAKY_SLOPE * z))
+@inline
+def _relu_derivative(d, z, h, numbers):
+    """d where h > 0, else 0."""
+    return where(h > 0.0, flush(d), 0.0)
 
 
-@leaf(_backward)
-def leaky_relu_backward(d, z, h, n):
-    """d *= 1 where h > 0, else 0.01."""
-    for i in range(0, n, panel_of(d)):
-        d_i = flush(load_pair(d, i))
-        store_pair(d, i, where(load_pair(h, i) > 0.0, d_i, _LEAKY_SLOPE * d_i))
+relu_forward = _elementwise_forward("relu_forward", _relu)
+relu_backward = _elementwise_backward("relu_backward", _relu_derivative)
 
 
-@leaf(_forward)
-def elu_forward(h, n_features, n_samples):
-    """h = h where positive, else exp(h) - 1."""
-    for i in range(0, n_features * n_samples, panel_of(h)):
-        z = flush(load_pair(h, i))
-        store_pair(h, i, where(z > 0.0, z, expm1(z)))
+@inline
+def _leaky_relu(z, slope):
+    """z where positive, else slope * z."""
+    return where(z > 0.0, z, slope * z)
 
 
-@leaf(_backward)
-def elu_backward(d, z, h, n):
-    """d *= 1 where h > 0, else h + 1, which is exp(z)."""
-    for i in range(0, n, panel_of(d)):
-        h_i = load_pair(h, i)
-        d_i = flush_factor(load_pair(d, i))
-        store_pair(d, i, where(h_i > 0.0, d_i, fma(d_i, h_i, d_i)))
+@inline
+def _leaky_relu_derivative(d, z, h, slope):
+    """d where h > 0, else slope * d."""
+    d = flush(d)
+    return where(h > 0.0, d, slope * d)
 
 
-@leaf(_forward)
-def selu_forward(h, n_features, n_samples):
-    """h = scale * h where positive, else scale * alpha * (exp(h) - 1)."""
-    for i in range(0, n_features * n_samples, panel_of(h)):
-        z = flush(load_pair(h, i))
-        store_pair(h, i, where(z > 0.0, _SELU_SCALE * z, _SELU_SCALE_ALPHA * expm1(z)))
+leaky_relu_forward = _elementwise_forward("leaky_relu_forward", _leaky_relu, first_constant)
+leaky_relu_backward = _elementwise_backward("leaky_relu_backward", _leaky_relu_derivative, first_constant)
 
 
-@leaf(_backward)
-def selu_backward(d, z, h, n):
-    """d *= scale where h > 0, else h + scale * alpha."""
-    for i in range(0, n, panel_of(d)):
-        h_i = load_pair(h, i)
-        derivative = where(h_i > 0.0, _SELU_SCALE, h_i + _SELU_SCALE_ALPHA)
-        store_pair(d, i, flushed_product(load_pair(d, i), derivative))
+@inline
+def _elu(z, numbers):
+    """z where positive, else exp(z) - 1."""
+    return where(z > 0.0, z, expm1(z))
 
 
-@leaf(_forward)
-def gelu_forward(h, n_features, n_samples):
-    """h = h * Phi(h), with the standard normal distribution function Phi."""
-    for i in range(0, n_features * n_samples, panel_of(h)):
-        z = flush(load_pair(h, i))
-        half = 0.5 * z
-        store_pair(h, i, fma(half, erf(_SQRT_HALF * z), half))
+@inline
+def _elu_derivative(d, z, h, numbers):
+    """d where h > 0, else d * (h + 1), which is d * exp(z)."""
+    d = flush_factor(d)
+    return where(h > 0.0, d, fma(d, h, d))
 
 
-@leaf(_backward)
-def gelu_backward(d, z, h, n):
-    """d *= Phi(z) + z * phi(z), with the standard normal density phi."""
-    for i in range(0, n, panel_of(d)):
-        z_i = load_pair(z, i)
-        distribution = fma(erf(_SQRT_HALF * z_i), 0.5, 0.5)
-        size = maximum(2.0 * root_of_tiny(z_i), absolute(z_i))  # whose square is not subnormal
-        density = _SQRT_HALF_OVER_PI * exp_negative_factor(-0.5 * size * size)
-        store_pair(d, i, flushed_product(load_pair(d, i), fma(z_i, density, distribution)))
+elu_forward = _elementwise_forward("elu_forward", _elu)
+elu_backward = _elementwise_backward("elu_backward", _elu_derivative)
 
 
-@leaf(_forward)
-def silu_forward(h, n_features, n_samples):
-    """h = h * sigmoid(h)."""
-    for i in range(0, n_features * n_samples, panel_of(h)):
-        z = flush(load_pair(h, i))
-        store_pair(h, i, z * elementary.sigmoid(z))
+@inline
+def _selu(z, numbers):
+    """scale * z where positive, else scale * alpha * (exp(z) - 1)."""
+    return where(z > 0.0, _SELU_SCALE * z, _SELU_SCALE_ALPHA * expm1(z))
 
 
-@leaf(_backward)
-def silu_backward(d, z, h, n):
-    """d *= s * (1 + z * (1 - s)) with s = sigmoid(z)."""
-    for i in range(0, n, panel_of(d)):
-        z_i = load_pair(z, i)
-        s = elementary.sigmoid_factor(z_i)
-        store_pair(d, i, flushed_product(load_pair(d, i), s * fma(z_i, 1.0 - s, 1.0)))
+@inline
+def _selu_derivative(d, z, h, numbers):
+    """d * scale where h > 0, else d * (h + scale * alpha)."""
+    return flushed_product(d, where(h > 0.0, _SELU_SCALE, h + _SELU_SCALE_ALPHA))
 
 
-@leaf(_forward)
-def softplus_forward(h, n_features, n_samples):
-    """h = log(1 + exp(h))."""
-    for i in range(0, n_features * n_samples, panel_of(h)):
-        store_pair(h, i, elementary.softplus(flush(load_pair(h, i))))
+selu_forward = _elementwise_forward("selu_forward", _selu)
+selu_backward = _elementwise_backward("selu_backward", _selu_derivative)
 
 
-@leaf(_backward)
-def softplus_backward(d, z, h, n):
-    """d *= 1 - exp(-h), which is sigmoid(z)."""
-    for i in range(0, n, panel_of(d)):
-        store_pair(d, i, flushed_product(load_pair(d, i), flush_factor(-expm1(-load_pair(h, i)))))
+@inline
+def _gelu(z, numbers):
+    """z * Phi(z), with the standard normal distribution function Phi."""
+    half = 0.5 * z
+    return fma(half, erf(_SQRT_HALF * z), half)
+
+
+@inline
+def _gelu_derivative(d, z, h, numbers):
+    """d * (Phi(z) + z * phi(z)), with the standard normal density phi."""
+    distribution = fma(erf(_SQRT_HALF * z), 0.5, 0.5)
+    size = maximum(2.0 * root_of_tiny(z), absolute(z))  # whose square is not subnormal
+    density = _SQRT_HALF_OVER_PI * exp_negative_factor(-0.5 * size * size)
+    return flushed_product(d, fma(z, density, distribution))
+
+
+gelu_forward = _elementwise_forward("gelu_forward", _gelu)
+gelu_backward = _elementwise_backward("gelu_backward", _gelu_derivative)
+
+
+@inline
+def _silu(z, numbers):
+    """z * sigmoid(z)."""
+    return z * elementary.sigmoid(z)
+
+
+@inline
+def _silu_derivative(d, z, h, numbers):
+    """d * s * (1 + z * (1 - s)) with s = sigmoid(z)."""
+    s = elementary.sigmoid_factor(z)
+    return flushed_product(d, s * fma(z, 1.0 - s, 1.0))
+
+
+silu_forward = _elementwise_forward("silu_forward", _silu)
+silu_backward = _elementwise_backward("silu_backward", _silu_derivative)
+
+
+@inline
+def _softplus(z, numbers):
+    """log(1 + exp(z))."""
+    return elementary.softplus(z)
+
+
+@inline
+def _softplus_derivative(d, z, h, numbers):
+    """d * (1 - exp(-h)), which is d * sigmoid(z)."""
+    return flushed_product(d, flush_factor(-expm1(-h)))
+
+
+softplus_forward = _elementwise_forward("softplus_forward", _softplus)
+softplus_backward = _elementwise_backward("softplus_backward", _softplus_derivative)
 
 
 @inline
@@ -256,7 +304,7 @@ def _add_powers(panel, first, last, width, largest, total):
 
 
 @leaf(_forward)
-def softmax_forward(h, n_features, n_samples):
+def softmax_forward(h, n_features, n_samples, constants):
     """h = exp(h - max) / sum over the features of each sample.
 
     h : panels of `panel_of(h)` samples, each with one row per feature; the last panel holds what is left, its rows as
@@ -282,15 +330,12 @@ ACTIVATIONS = {
     "identity": Activation(identity_forward, identity_backward),
     "sigmoid": Activation(sigmoid_forward, sigmoid_backward),
     "tanh": Activation(tanh_forward, tanh_backward),
-    "relu": Activation(relu_forward, relu_backward),
-    "leaky_relu": Activation(leaky_relu_forward, leaky_relu_backward),
-    "elu": Activation(elu_forward, elu_backward),
-    "selu": Activation(selu_forward, selu_backward),
-    "gelu": Activation(gelu_forward, gelu_backward, keeps_z=True),
-    "silu": Activation(silu_forward, silu_backward, keeps_z=True),
-    "softplus": Activation(softplus_forward, softplus_backward),
-    "softmax": Activation(softmax_forward, None),
+    "relu": Activation(relu_forward, relu_backward, makes_zeros=True, initializer="he_normal"),
+    "leaky_relu": Activation(leaky_relu_forward, leaky_relu_backward, initializer="he_normal", constants=(0.01,)),
+    "elu": Activation(elu_forward, elu_backward, initializer="he_normal"),
+    "selu": Activation(selu_forward, selu_backward, initializer="lecun_normal"),
+    "gelu": Activation(gelu_forward, gelu_backward, keeps_z=True, initializer="he_normal"),
+    "silu": Activation(silu_forward, silu_backward, keeps_z=True, initializer="he_normal"),
+    "softplus": Activation(softplus_forward, softplus_backward, initializer="he_normal"),
+    "softmax": Activation(softmax_forward, None, is_hidden=False),
 }
-
-# Those that are exactly zero, and their derivative too, for a unit that is off, as usually half of them or more are.
-TURNING_OFF = frozenset({"relu"})

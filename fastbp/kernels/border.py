@@ -17,6 +17,7 @@ from numba.extending import intrinsic
 from fastbp._jit import inline, kernel, leaf
 from fastbp.kernels.calls import call, float64_at
 from fastbp.kernels.gather import FLOAT32, FLOAT64, INT64
+from fastbp.kernels.losses import FRACTIONS, LABELS
 from fastbp.kernels.simd import any_lane, fma, is_finite, lanes_of, load_upto, splat
 from fastbp.kernels.tables import (
     border_at,
@@ -31,7 +32,6 @@ from fastbp.kernels.tables import (
 from fastbp.kernels.training import OVERFLOWED, STEP_LIMIT
 
 OK, SLOW, NOT_FINITE = range(3)  # what an entry says
-VALUES, FRACTIONS, LABELS = range(3)  # kinds of targets: any, in [0, 1], classes
 
 _NO_LIMIT = np.iinfo(np.int64).max
 
@@ -122,18 +122,18 @@ def _are_targets(border, y, n):
     n_out, size = border.n_out, border.itemsize
     if not _are_rows(y, n, n_out, size) or call(border.has_bad, (_address_of(y), y.strides[0] // size, n, n_out)) != 0:
         return False
-    if border.kind == FRACTIONS:
+    if border.targets == FRACTIONS:
         for i in range(n):
             for j in range(n_out):
                 if y[i, j] < 0 or y[i, j] > 1:
                     return False
-    return border.kind != LABELS
+    return border.targets != LABELS
 
 
 @inline
 def _are_labels(border, y, n):
     """Whether these are n classes."""
-    if border.kind != LABELS or y.shape[0] != n or y.strides[0] % 8 != 0 or _address_of(y) % 8 != 0:
+    if border.targets != LABELS or y.shape[0] != n or y.strides[0] % 8 != 0 or _address_of(y) % 8 != 0:
         return False
     n_outside = 0
     for i in range(n):

@@ -1,10 +1,11 @@
-"""Losses: one leaf per name, which compares a block of outputs with its targets.
+"""Losses: a row of `LOSSES` per name, with a leaf that compares a block of outputs with its targets.
 
-All share one signature. output, targets, d : n_samples samples of n_out values as panels of `panel_of(output)` samples,
-each with one row per output; the last panel holds what is left, its rows as long as it is wide. d is overwritten with
-the derivative of each sample's loss, times `scale`. sums : float64, overwritten with the sum of the samples' losses and
-the number of right answers (0 where the loss does not tell). The buffers are padded to whole vectors: the padding of
-output and targets may be read, that of d written, but it never counts.
+All leaves share one signature. output, targets, d : n_samples samples of n_out values as panels of
+`panel_of(output)` samples, each with one row per output; the last panel holds what is left, its rows as long as it is
+wide. d is overwritten with the derivative of each sample's loss, times `scale`. constants : float64, those of the row.
+sums : float64, overwritten with the sum of the samples' losses and the number of right answers (0 where the loss does
+not tell). The buffers are padded to whole vectors: the padding of output and targets may be read, that of d written,
+but it never counts.
 
 Errors, probabilities and logits below `root_of_tiny` count as 0 where they are multiplied: 1e-19 in float32, which is
 lost beside 1 anyway. So no product is subnormal.
@@ -18,6 +19,7 @@ from typing import NamedTuple
 from numba import types
 
 from fastbp._jit import Leaf, inline, leaf
+from fastbp.kernels.constants import first_constant, no_constants
 from fastbp.kernels.elementary import exp_negative_factor, log1p, log1p_unit
 from fastbp.kernels.panels import panel_of
 from fastbp.kernels.simd import (
@@ -40,17 +42,25 @@ from fastbp.kernels.simd import (
 )
 from fastbp.kernels.sums import PART, add_part
 
+VALUES, FRACTIONS, LABELS = range(3)  # kinds of targets: any number, one in [0, 1] per output, one class per sample
+
 
 class Loss(NamedTuple):
-    """Leaf of one loss, and the output activation that is fused into it, if any: it then takes pre-activations."""
+    """One loss: its leaf, and all that anyone else has to know of it.
+
+    output : the output activation that is fused into the leaf, if any: it then takes pre-activations. targets : their
+    kind, which says what a decision is as well: none, one per output, one per sample. constants : what the leaf reads.
+    """
 
     leaf: Leaf
     output: str | None = None
+    targets: int = VALUES
+    constants: tuple[float, ...] = ()
 
 
 def _signature(T):
-    pointer, size = types.CPointer(T), types.intp
-    return types.void(pointer, pointer, pointer, size, size, types.float64, types.CPointer(types.float64))
+    pointer, size, scalars = types.CPointer(T), types.intp, types.CPointer(types.float64)
+    return types.void(pointer, pointer, pointer, size, size, types.float64, scalars, scalars)
 
 
 @inline
@@ -68,56 +78,59 @@ def _sum_of(total, part, last, n_last):
     return total + (part + where(first_lanes(last, n_last), last, 0.0))
 
 
-@leaf(_signature)
-def mse(output, targets, d, n_out, n_samples, scale, sums):
-    """Mean over the outputs of e**2 with e = output - targets; d = 2 * e * scale / n_out."""
-    n = n_out * n_samples
-    factor = 2.0 * splat(output, scale) / splat(output, n_out)
-    total = part = last = splat(output, 0.0)
-    for i in range(0, n, lanes_of(output)):
-        total, part = _add_last(total, part, last, i)
-        error = flush_factor(load(output, i) - load(targets, i))
-        store(d, i, factor * error)
-        last = error * error
-    sums[0] = sum_lanes(_sum_of(total, part, last, n - i) / splat(total, n_out))
-    sums[1] = 0.0
+def _loss_of_errors(name, formula, numbers_of=no_constants):
+    """The leaf of a loss that is a mean over the outputs of a function f of e = output - target.
+
+    formula : (f(e), f'(e)) from (e, numbers), with the constants.
+    """
+
+    def loss(output, targets, d, n_out, n_samples, scale, constants, sums):
+        n, numbers = n_out * n_samples, numbers_of(constants)
+        factor = splat(output, scale) / splat(output, n_out)
+        total = part = last = splat(output, 0.0)
+        for i in range(0, n, lanes_of(output)):
+            total, part = _add_last(total, part, last, i)
+            last, derivative = formula(load(output, i) - load(targets, i), numbers)
+            store(d, i, factor * derivative)
+        sums[0] = sum_lanes(_sum_of(total, part, last, n - i) / splat(total, n_out))
+        sums[1] = 0.0
+
+    loss.__name__ = loss.__qualname__ = name
+    loss.__doc__ = f"Mean over the outputs of {formula.py_func.__doc__}"
+    return leaf(_signature)(loss)
+
+
+@inline
+def _squared(error, numbers):
+    """e**2."""
+    error = flush_factor(error)
+    return error * error, error + error
+
+
+@inline
+def _absolute(error, numbers):
+    """abs(e), whose derivative is 0 at 0."""
+    error = flush(error)
+    return absolute(error), where(error > 0.0, splat(error, 1.0), where(error < 0.0, splat(error, -1.0), 0.0))
+
+
+@inline
+def _huber(error, delta):
+    """e**2 / 2 where abs(e) <= delta, else delta * (abs(e) - delta / 2)."""
+    error = flush(error)
+    half = flush_factor(0.5 * maximum(-delta, minimum(delta, error)))
+    clipped = half + half
+    # Both cases at once: e**2 / 2 where the clipped error is e itself.
+    return clipped * (error - half), clipped
+
+
+mse = _loss_of_errors("mse", _squared)
+mae = _loss_of_errors("mae", _absolute)
+huber = _loss_of_errors("huber", _huber, first_constant)
 
 
 @leaf(_signature)
-def mae(output, targets, d, n_out, n_samples, scale, sums):
-    """Mean over the outputs of abs(e) with e = output - targets; d = sign(e) * scale / n_out, 0 for e = 0."""
-    n = n_out * n_samples
-    factor = splat(output, scale) / splat(output, n_out)
-    total = part = last = splat(output, 0.0)
-    for i in range(0, n, lanes_of(output)):
-        total, part = _add_last(total, part, last, i)
-        error = flush(load(output, i) - load(targets, i))
-        store(d, i, where(error > 0.0, factor, where(error < 0.0, -factor, 0.0)))
-        last = absolute(error)
-    sums[0] = sum_lanes(_sum_of(total, part, last, n - i) / splat(total, n_out))
-    sums[1] = 0.0
-
-
-@leaf(_signature)
-def huber(output, targets, d, n_out, n_samples, scale, sums):
-    """Mean over the outputs of e**2 / 2 where abs(e) <= 1, else abs(e) - 1/2; d = clip(e, -1, 1) * scale / n_out."""
-    n = n_out * n_samples
-    factor = splat(output, scale) / splat(output, n_out)
-    total = part = last = splat(output, 0.0)
-    for i in range(0, n, lanes_of(output)):
-        total, part = _add_last(total, part, last, i)
-        error = flush(load(output, i) - load(targets, i))
-        half = flush_factor(0.5 * maximum(-1.0, minimum(1.0, error)))
-        clipped = half + half
-        store(d, i, factor * clipped)
-        # Both cases at once: e**2 / 2 where the clipped error is e itself.
-        last = clipped * (error - half)
-    sums[0] = sum_lanes(_sum_of(total, part, last, n - i) / splat(total, n_out))
-    sums[1] = 0.0
-
-
-@leaf(_signature)
-def binary_cross_entropy(output, targets, d, n_out, n_samples, scale, sums):
+def binary_cross_entropy(output, targets, d, n_out, n_samples, scale, constants, sums):
     """Mean over the outputs of log(1 + exp(z)) - z * t with logits z = output; d = (sigmoid(z) - t) * scale / n_out.
 
     sums[1] = number of outputs on their target's side: z > 0 where t > 1/2, else z <= 0.
@@ -182,7 +195,7 @@ def _cross_entropy_of_panel(output, targets, d, n_out, width, scale):
 
 
 @leaf(_signature)
-def cross_entropy(output, targets, d, n_out, n_samples, scale, sums):
+def cross_entropy(output, targets, d, n_out, n_samples, scale, constants, sums):
     """log(sum(exp(z))) * sum(t) - sum(t * z) with logits z = output; d = (softmax(z) * sum(t) - t) * scale.
 
     t : probabilities, or one-hot. sums[1] = number of samples whose (first) largest output is where a target is
@@ -203,7 +216,7 @@ def cross_entropy(output, targets, d, n_out, n_samples, scale, sums):
 LOSSES = {
     "mse": Loss(mse),
     "mae": Loss(mae),
-    "huber": Loss(huber),
-    "binary_cross_entropy": Loss(binary_cross_entropy, output="sigmoid"),
-    "cross_entropy": Loss(cross_entropy, output="softmax"),
+    "huber": Loss(huber, constants=(1.0,)),
+    "binary_cross_entropy": Loss(binary_cross_entropy, output="sigmoid", targets=FRACTIONS),
+    "cross_entropy": Loss(cross_entropy, output="softmax", targets=LABELS),
 }

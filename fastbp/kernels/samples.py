@@ -29,7 +29,7 @@ def forward_block(plan, source, start, n):
         if z != h_out:
             call(plan.leaves.copy, (h_out, z, n * n_out))
         if layer.activation != 0:
-            call(layer.activation, (h_out, n_out, n))
+            call(layer.activation, (h_out, n_out, n, layer.constants))
 
 
 @leaf(lambda T: types.intp(types.intp, types.intp, types.intp, types.intp, types.float64, types.intp))
@@ -59,6 +59,7 @@ def loss_block(plan, source, start, n, scale, sums):
                 n_out,
                 min(unit, n - s),
                 scale,
+                plan.loss_constants,
                 sums + s // unit * LOSS_SUMS_BYTES,
             ),
         )

@@ -97,6 +97,7 @@ PLAN = np.dtype(
         # Shared by all workers.
         ("block_gradients", ADDRESS),  # of small networks, else 0: the gradients of a super-block's blocks
         ("partial_gradient", ADDRESS),  # of several super-blocks: sums that are not in the gradient yet, as `partial`
+        ("loss_constants", ADDRESS),  # float64
         ("count", ADDRESS),  # int64 0, 1, ... for a strip
         ("zeros", ADDRESS),  # a panel of them
         ("ones", ADDRESS),  # a panel of them
@@ -156,6 +157,7 @@ LAYER = np.dtype(
         ("h_out", ADDRESS),  # activations of the super-block behind the layer
         ("activation", ADDRESS),  # its leaf, or 0
         ("derivative", ADDRESS),  # its leaf, or 0
+        ("constants", ADDRESS),  # float64, of the activation
         ("forward", PRODUCT),
         ("backward", PRODUCT),
         ("gradient", GRADIENT),
@@ -302,7 +304,7 @@ BORDER = np.dtype(
         ("dealing", ADDRESS),  # DEALING, written
         ("run", ADDRESS),  # RUN, with a row for one rate and one record
         ("fit_cursor", ADDRESS),  # CURSOR of the fits of the same run
-        ("kind", COUNT),  # of the targets
+        ("targets", COUNT),  # their kind, as in `losses`
         ("status", COUNT),  # of the last call
     ],
     align=True,

@@ -9,7 +9,7 @@ import reference
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.panels import panel_width
 from guards import guarded, needs_guard_pages
-from leaves import call, panels_of
+from leaves import activate, differentiate, panels_of
 
 FLOATS = ["float32", "float64"]
 SIZES = [(1, 1), (3, 7), (8, 33), (33, 8), (7, 3)]
@@ -42,15 +42,23 @@ def pre_activations(n, dtype):
 
 def forward(name, z, at_start=False, n_features=1):
     h = padded(z, at_start)
-    if ACTIVATIONS[name].forward is not None:  # not the identity
-        call(ACTIVATIONS[name].forward, z.dtype, h, n_features, z.size // n_features)
+    activate(name, h, n_features, z.size // n_features)
     return h[: z.size]
 
 
 def test_activations_are_all_there():
     assert set(ACTIVATIONS) == {*reference.ACTIVATIONS, "softmax"}
-    assert [name for name, activation in ACTIVATIONS.items() if activation.keeps_z] == ["gelu", "silu"]
+    assert {name for name, activation in ACTIVATIONS.items() if not activation.is_hidden} == {"softmax"}
     assert ACTIVATIONS["softmax"].backward is None
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_makes_zeros_tells_whether_a_unit_that_is_off_is_zero_with_its_derivative(name, dtype):
+    z = -np.arange(1, 9).astype(dtype)
+    h, d = forward(name, z), padded(np.ones(8, dtype))
+    differentiate(name, d, padded(z), padded(h), 8)
+    assert ACTIVATIONS[name].makes_zeros == (not h.any() and not d[:8].any())
 
 
 @needs_guard_pages
@@ -78,7 +86,7 @@ def test_backward_any_size_equals_reference(name, dtype, n, at_start):
     d = np.random.default_rng(1).normal(size=n).astype(dtype)
     expected = d * reference.ACTIVATIONS[name][1](z.astype(np.float64))
     h, actual = padded(forward(name, z), at_start), padded(d, at_start)
-    call(ACTIVATIONS[name].backward, dtype, actual, padded(z) if ACTIVATIONS[name].keeps_z else h, h, n)
+    differentiate(name, actual, padded(z) if ACTIVATIONS[name].keeps_z else h, h, n)
     # From h alone the derivative has the rounding error of h, which is absolute where it is small.
     tolerance = 8 * np.finfo(dtype).eps
     np.testing.assert_allclose(actual[:n], expected, rtol=tolerance, atol=tolerance * np.abs(d).max())
@@ -89,7 +97,7 @@ def test_backward_any_size_equals_reference(name, dtype, n, at_start):
 def test_backward_at_zero_is_the_derivative_from_the_left(name, dtype):
     left = {"relu": 0, "leaky_relu": 0.01, "elu": 1, "selu": reference.SELU_SCALE * reference.SELU_ALPHA}[name]
     h, d = padded(np.zeros(2, dtype)), padded(np.array([1, -2], dtype))
-    call(ACTIVATIONS[name].backward, dtype, d, h, h, 2)
+    differentiate(name, d, h, h, 2)
     np.testing.assert_allclose(d[:2], [left, -2 * left], rtol=np.finfo(dtype).eps)
 
 
@@ -107,7 +115,7 @@ def test_nan_stays_nan_forward_and_backward(name, dtype):
     h = forward(name, z)
     np.testing.assert_array_equal(np.isnan(h), [False, True, False])
     h, d = padded(np.full(3, 0.5, dtype)), padded(z)
-    call(ACTIVATIONS[name].backward, dtype, d, h, h, 3)
+    differentiate(name, d, h, h, 3)
     np.testing.assert_array_equal(np.isnan(d[:3]), [False, True, False])
 
 
@@ -120,7 +128,7 @@ def test_softmax_any_size_equals_reference_and_touches_nothing_else(dtype, n_fea
     for n_samples in (1, 3, 7, 8, 33, panel - 1, panel, panel + 1, 2 * panel + 5):
         z = (np.random.default_rng(n_samples).normal(size=(n_samples, n_features)) * 5).astype(dtype)
         h = guarded(panels_of(z), at_start)
-        call(ACTIVATIONS["softmax"].forward, dtype, h, n_features, n_samples)
+        activate("softmax", h, n_features, n_samples)
         expected = panels_of(reference.softmax(z.astype(np.float64)).astype(dtype))
         # z - max is rounded: an error of eps / 2 times up to 30, which exp makes a relative one.
         np.testing.assert_allclose(h, expected, rtol=20 * np.finfo(dtype).eps)
@@ -130,7 +138,7 @@ def test_softmax_any_size_equals_reference_and_touches_nothing_else(dtype, n_fea
 def test_softmax_large_values_neither_overflow_nor_vanish(dtype):
     z = np.array([[1e4, 1e4 - 1, -1e4], [-1e4, -1e4, -1e4], [0, -np.inf, -np.inf]], dtype)
     h = panels_of(z)
-    call(ACTIVATIONS["softmax"].forward, dtype, h, 3, 3)
+    activate("softmax", h, 3, 3)
     expected = panels_of(np.array([[1 / (1 + np.exp(-1)), 1 / (1 + np.e), 0], [1 / 3] * 3, [1, 0, 0]], dtype))
     np.testing.assert_allclose(h, expected, rtol=8 * np.finfo(dtype).eps)
 
@@ -140,7 +148,7 @@ def test_softmax_nan_spoils_its_own_sample_only(dtype):
     z = np.zeros((5, 3), dtype)
     z[2, 1] = np.nan
     h = panels_of(z)
-    call(ACTIVATIONS["softmax"].forward, dtype, h, 3, 5)
+    activate("softmax", h, 3, 5)
     np.testing.assert_array_equal(np.isnan(h), panels_of(np.repeat([[0], [0], [1], [0], [0]], 3, 1).astype(dtype)) == 1)
 
 
@@ -149,4 +157,5 @@ def test_softmax_nan_spoils_its_own_sample_only(dtype):
 def test_float32_code_holds_no_double_arithmetic(name, direction):
     leaf = getattr(ACTIVATIONS[name], direction)
     if leaf is not None:
-        assert not re.search(r"\bdouble\b", leaf.llvm("float32"))
+        # A constant is read and cast, once.
+        assert not re.search(r"\b(fadd|fsub|fmul|fdiv|fneg|fcmp)\b.*\bdouble\b|f64\b", leaf.llvm("float32"))

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 import reference
-from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
 from fastbp.kernels.panels import panel_width
 from fastbp.kernels.sums import PART, add_parts
 from guards import guarded, needs_guard_pages
-from leaves import call, panels_of
+from leaves import activate, call, compare, panels_of
 
 DTYPES = ["float32", "float64"]
 CANARY = -77.0
@@ -87,7 +86,7 @@ def test_loss_over_any_number_of_outputs_is_right(name, n_out, n_samples):
     output, targets = loss_problem(name, n_samples, n_out)
     panels, sums = np.append(panels_of(output), np.zeros(64, np.float32)), np.zeros(2)
     target_panels, d = np.append(panels_of(targets), np.zeros(64, np.float32)), np.zeros_like(panels)
-    call(LOSSES[name].leaf, "float32", panels, target_panels, d, n_out, n_samples, 1.0, sums)
+    compare(name, panels, target_panels, d, n_out, n_samples, 1.0, sums)
     z, t = output.astype(float), targets.astype(float)
     assert sums[0] / n_samples == pytest.approx(reference.loss_of_outputs(name, "identity", z, t), rel=RTOL)
     expected_d = n_samples * panels_of(reference.gradient_of_outputs(name, "identity", z, t))
@@ -102,5 +101,5 @@ def test_softmax_over_any_number_of_features_is_right(n_features, n_samples):
     z = alike(np.random.default_rng(2), n_samples, n_features).copy()
     z[:, 1] += 0.3
     h = np.append(panels_of(z), np.zeros(panel_width("float32"), np.float32))
-    call(ACTIVATIONS["softmax"].forward, "float32", h, n_features, n_samples)
+    activate("softmax", h, n_features, n_samples)
     np.testing.assert_allclose(h[: z.size], panels_of(reference.softmax(z.astype(float))), rtol=RTOL)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import fastbp
 import reference
 from cases import OPTIMIZERS
+from fastbp import optimizers
 from fastbp.kernels import updates
 from fastbp.kernels.target import lanes
 from fastbp.kernels.updates import RULES
@@ -35,6 +36,12 @@ CASES = [
     (RULES[optimizer.rule].update, optimizer) for optimizer in OPTIMIZERS if not isinstance(optimizer, fastbp.AdamW)
 ]
 NAMES = [repr(optimizer) for _, optimizer in CASES]
+
+
+def test_every_rule_has_its_cases_and_its_twin():
+    assert {optimizer.rule for optimizer in OPTIMIZERS} == set(RULES)
+    assert {type(optimizer) for optimizer in OPTIMIZERS} == set(optimizers.OPTIMIZERS)
+    assert {kind.__name__ for kind in optimizers.OPTIMIZERS} == set(reference.OPTIMIZERS)
 
 
 def options_of(optimizer):
