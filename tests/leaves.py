@@ -2,10 +2,10 @@
 
 import ctypes
 
-import numba
 import numpy as np
 from numba import types
 
+from fastbp import _jit
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
 from fastbp.kernels.panels import panel_width
@@ -16,19 +16,24 @@ _RETURNED_NONE = -2  # the status of a function that returns None
 
 def call(leaf, dtype, *arguments):
     """Call the leaf for `dtype` through its address, arrays by that of their first element; returns its result."""
-    signature = leaf._signature(numba.from_dtype(np.dtype(dtype)))
+    signature = leaf.signature(dtype)
     assert len(arguments) == len(signature.args)
     return call_address(leaf.address(dtype), signature, *arguments)
 
 
 def call_address(address, signature, *arguments):
-    """Call the function of this signature at an address, by Numba's calling convention, from C."""
-    result, exception = ctypes.c_ssize_t(), ctypes.c_void_p()
-    prototype = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *map(_c_type, signature.args))
-    values = (_address(value) if isinstance(value, np.ndarray) else value for value in arguments)
-    status = prototype(address)(ctypes.byref(result), ctypes.byref(exception), *values)
-    assert status in (0, _RETURNED_NONE)
-    return None if signature.return_type == types.void else result.value
+    """Call the function of this signature at an address, as `fastbp.kernels.calls.call` does, from C."""
+    values = [_address(value) if isinstance(value, np.ndarray) else value for value in arguments]
+    kinds = [_c_type(kind) for kind in signature.args]
+    if _jit.CALLS_BY_C:
+        result = ctypes.CFUNCTYPE(ctypes.c_ssize_t, *kinds)(address)(*values)
+    else:
+        place, exception = ctypes.c_ssize_t(), ctypes.c_void_p()
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *kinds)
+        status = prototype(address)(ctypes.byref(place), ctypes.byref(exception), *values)
+        assert status in (0, _RETURNED_NONE)
+        result = place.value
+    return None if signature.return_type == types.void else result
 
 
 def constants_of(row):

@@ -392,15 +392,15 @@ def test_identity_closure_over_constants_and_kernels_names_them(monkeypatch):
         body.__module__, body.__qualname__ = "fastbp.kernels.demo", "body"
         return body
 
-    identities = {cache._identity(repeated(opposite, n_times)) for n_times in (1, 2)}
+    identities = {cache.identity(repeated(opposite, n_times)) for n_times in (1, 2)}
     assert len(identities) == 2
     assert all("fastbp.kernels.demo.opposite" in identity for identity in identities)
-    assert cache._identity(repeated(negate, 1)) is None
-    assert cache._identity(repeated(numba.njit(lambda x: x), 1)) is None
+    assert cache.identity(repeated(negate, 1)) is None
+    assert cache.identity(repeated(numba.njit(lambda x: x), 1)) is None
 
 
 def test_identity_function_of_others_is_none():
-    assert cache._identity(negate.__wrapped__) is None
+    assert cache.identity(negate.__wrapped__) is None
 
 
 def test_cache_damaged_files_are_misses_and_mended(package):
@@ -488,7 +488,7 @@ ADVICE = "set NUMBA_CACHE_DIR to a folder that can be written and has room"
         ({"first": DENIED}, f"cache.*Permission denied: {ADVICE}"),
         ({"NUMBA_CACHE_DIR": "/dev/null/cache"}, f"/dev/null/cache.*: {ADVICE}"),
         ({"NUMBA_CACHE_DIR": "n" * 300}, f"File name too long: .*{ADVICE}"),
-        ({"before": "_jit.cache.dumps = None"}, "TypeError: [^:]*"),
+        ({"before": "_jit.tuned.dumps = None"}, "TypeError: [^:]*"),
     ],
     ids=["current folder gone", "no home", "denied", "a file", "long name", "not the disk"],
 )
@@ -531,7 +531,7 @@ def test_cache_sources_cannot_be_read_warns_once(package):
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_read_any_damage_raises(tmp_path, data, payload):
     path, key = tmp_path / "file.nbc", ("function", 1)
-    cache._write(path, key, (payload,))
+    cache._write(path, pickle.dumps((key, (payload,))))
     assert cache._read(path, key) == (payload,)
     content = bytearray(path.read_bytes())
     position = data.draw(st.integers(0, len(content) - 1))
@@ -545,7 +545,7 @@ def test_read_any_damage_raises(tmp_path, data, payload):
 
 
 def test_read_other_key_raises(tmp_path):
-    cache._write(tmp_path / "file.nbc", ("float32",), ())
+    cache._write(tmp_path / "file.nbc", pickle.dumps((("float32",), ())))
     with pytest.raises(ValueError, match="another signature"):
         cache._read(tmp_path / "file.nbc", ("float64",))
 

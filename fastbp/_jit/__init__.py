@@ -1,4 +1,7 @@
-"""Compiler options and the cache of compiled code: the one place that sets them.
+"""Compiled code: options, decorators, and the cache on disk.
+
+`options` sets the options; `compiler` has the decorators, which stand on `tuned`, the shim over Numba's private
+classes, or on `plain`, which does without; `cache` reads and writes files.
 
 Three decorators make compiled code:
 
@@ -22,10 +25,13 @@ What is compiled in the main thread is not interrupted: see `uninterrupted`.
 """
 
 from fastbp._jit.cache import cache_folder, cache_problem, digest
-from fastbp._jit.compiler import Leaf, inline, kernel, leaf
+from fastbp._jit.compiler import CALLS_BY_C, Leaf, inline, kernel, leaf
 from fastbp._jit.ledger import compile_seconds, n_compiled
+from fastbp._jit.options import IS_PLAIN
 
 __all__ = [
+    "CALLS_BY_C",
+    "IS_PLAIN",
     "Leaf",
     "cache_folder",
     "cache_problem",

@@ -1,4 +1,8 @@
-"""The compiled code on disk: where it is, what it is keyed by, and how a file is read and written."""
+"""Files on disk that hold compiled code: where they are, what they are keyed by, how they are read and written.
+
+Each signature of a function has one file, named by a hash of its key, which carries a checksum and the key itself.
+Without an index no two files have to agree, whoever writes them at the same time or dies in between.
+"""
 
 import functools
 import hashlib
@@ -23,13 +27,9 @@ import llvmlite.binding
 import numba
 import numpy as np
 from numba.core import config
-from numba.core.caching import _Cache
 from numba.core.codegen import get_host_cpu_features
-from numba.core.compiler import CompileResult
-from numba.core.dispatcher import Dispatcher
-from numba.core.serialize import dumps
 
-from fastbp._jit.ledger import ledger
+from fastbp._jit.options import IS_PLAIN
 
 _PACKAGE = __name__.partition("._jit.")[0]
 _DIGEST_LENGTH = 24
@@ -65,6 +65,8 @@ def cache_problem() -> str:
 @functools.cache
 def _find_folder() -> tuple[Path | None, str]:
     """Return the folder, or None; and then what is wrong and what would help."""
+    if IS_PLAIN:
+        return None, "FASTBP_PLAIN_NJIT is set: unset it"
     if not _SOURCES:
         return None, "its sources cannot be read: install them as files, not within an archive or as bytecode alone"
     try:
@@ -138,125 +140,81 @@ def _user_cache_folder() -> Path:
     return xdg if xdg.is_absolute() else Path.home() / ".cache"
 
 
-class DiskCache(_Cache):
-    """The compiled code of one function on disk, in place of Numba's index and data files.
-
-    Each signature has one file, named by a hash of its key, which carries a checksum and the key itself. Without an
-    index no two files have to agree, whoever writes them at the same time or dies in between.
-
-    Parameters
-    ----------
-    function : callable
-        The plain Python function.
-    """
-
-    is_counted = True  # by the ledger
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-        self._enabled = True
-
-    @property
-    def cache_path(self) -> str | None:
-        """The folder of the files, for the dispatcher's statistics."""
-        folder = cache_folder()
-        return None if folder is None else str(folder)
-
-    def enable(self) -> None:
-        """Use the disk."""
-        self._enabled = True
-
-    def disable(self) -> None:
-        """Leave the disk alone."""
-        self._enabled = False
-
-    def flush(self) -> None:
-        """Remove the files of all signatures."""
-        folder = cache_folder()
-        if folder is not None:
-            with suppress(OSError):
-                for path in folder.glob(f"{self._readable_name()}-*.nbc"):
-                    path.unlink()
-
-    def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
-        """Return the code for `sig`, or None if it has to be compiled."""
-        with ledger.timed():
-            folder = cache_folder()
-            identity = self._usable_identity()
-            if folder is None or identity is None:
-                return None
-            target_context.refresh()
-            key = (identity, sig, target_context.codegen().magic_tuple())
-            try:
-                _touch(folder)
-                return CompileResult._rebuild(target_context, *_read(self._path(folder, key), key))
-            except Exception:  # whatever is wrong with the file, compiling is right
-                return None
-
-    def save_overload(self, sig: Any, data: CompileResult) -> None:
-        """Count a compilation, and keep its result for other processes."""
-        with ledger.timed():
-            ledger.n_compiled += 1
-            identity = self._usable_identity()
-            # Dynamic globals are addresses of this process.
-            if identity is None or data.library.has_dynamic_globals:
-                return
-            folder, problem = _find_folder()
-            if folder is None:
-                _warn(problem)
-                return
-            key = (identity, sig, data.codegen.magic_tuple())
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                _write(self._path(folder, key), key, data._reduce())
-                _prune(folder)
-            except OSError as error:
-                _warn(f"{folder}: {error}: {_ADVICE}")
-            except Exception as error:  # the code has been compiled: nothing that happens here may stop the caller
-                _warn(f"{type(error).__name__}: {error}")
-
-    def _usable_identity(self) -> str | None:
-        """Return the function's identity if the disk may be used for it now."""
-        return _identity(self._function) if self._enabled and _hash_sources() == _SOURCES else None
-
-    def _path(self, folder: Path, key: tuple[Any, ...]) -> Path:
-        return folder / f"{self._readable_name()}-{hashlib.sha256(repr(key).encode()).hexdigest()[:_DIGEST_LENGTH]}.nbc"
-
-    def _readable_name(self) -> str:
-        module = self._function.__module__.rpartition(".")[2]
-        return re.sub(r"\W", "_", f"{module}_{self._function.__qualname__}")[:80]
+def is_usable() -> bool:
+    """Return whether the sources are still those that this process has compiled."""
+    return _hash_sources() == _SOURCES
 
 
-def _identity(value: Any) -> str | None:
+def path_of(folder: Path, function: Callable[..., Any], key: tuple[Any, ...]) -> Path:
+    """Return the file of a signature of a function, of which `key` says all that matters."""
+    return folder / f"{_readable_name(function)}-{hashlib.sha256(repr(key).encode()).hexdigest()[:_DIGEST_LENGTH]}.nbc"
+
+
+def remove(function: Callable[..., Any]) -> None:
+    """Remove the files of all signatures of a function."""
+    folder = cache_folder()
+    if folder is not None:
+        with suppress(OSError):
+            for path in folder.glob(f"{_readable_name(function)}-*.nbc"):
+                path.unlink()
+
+
+def load(path: Path, key: tuple[Any, ...]) -> Any:
+    """Return what has been kept in a file under this key; raise whatever comes if that is not possible."""
+    _touch(path.parent)
+    return _read(path, key)
+
+
+def keep(function: Callable[..., Any], key: tuple[Any, ...], payload: Callable[[], bytes]) -> None:
+    """Write a file that holds the pickle of (key, content); warn if that is not possible."""
+    folder, problem = _find_folder()
+    if folder is None:
+        _warn(problem)
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(path_of(folder, function, key), payload())
+        _prune(folder)
+    except OSError as error:
+        _warn(f"{folder}: {error}: {_ADVICE}")
+    except Exception as error:  # the code has been compiled: nothing that happens here may stop the caller
+        _warn(f"{type(error).__name__}: {error}")
+
+
+def _readable_name(function: Callable[..., Any]) -> str:
+    module = function.__module__.rpartition(".")[2]
+    return re.sub(r"\W", "_", f"{module}_{function.__qualname__}")[:80]
+
+
+def identity(value: Any) -> str | None:
     """Return a text that means the same constant or code in every process with this digest, or None."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return repr(value)
-    function = value.py_func if isinstance(value, Dispatcher) else value
+    function = getattr(value, "py_func", value)
     if not isinstance(function, FunctionType) or not function.__module__.startswith(f"{_PACKAGE}.kernels."):
         return None
     if "<locals>" in function.__qualname__:
         return None
-    cells = [_identity(cell.cell_contents) for cell in function.__closure__ or ()]
+    cells = [identity(cell.cell_contents) for cell in function.__closure__ or ()]
     if None in cells:
         return None
     return f"{function.__module__}.{function.__qualname__}:{function.__code__.co_firstlineno}{cells}"
 
 
-def _read(path: Path, key: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return what `_write` has stored; raise whatever comes if that is not possible."""
-    content = path.read_bytes()
-    checksum, payload = content[:_CHECKSUM_SIZE], content[_CHECKSUM_SIZE:]
+def _read(path: Path, key: tuple[Any, ...]) -> Any:
+    """Return what `_write` has stored under this key; raise whatever comes if that is not possible."""
+    stored = path.read_bytes()
+    checksum, payload = stored[:_CHECKSUM_SIZE], stored[_CHECKSUM_SIZE:]
     if hashlib.sha256(payload).digest() != checksum:
         raise ValueError(f"{path} is damaged")
-    stored_key, reduced = pickle.loads(payload)
+    stored_key, content = pickle.loads(payload)
     if stored_key != key:
         raise ValueError(f"{path} holds the code of another signature")
-    return reduced
+    return content
 
 
-def _write(path: Path, key: tuple[Any, ...], reduced: tuple[Any, ...]) -> None:
+def _write(path: Path, payload: bytes) -> None:
     """Replace the file at once, so that no reader sees half of it."""
-    payload = dumps((key, reduced))
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}.tmp")
     try:
         temporary.write_bytes(hashlib.sha256(payload).digest() + payload)

@@ -1,74 +1,22 @@
-"""Compiler options, and the three decorators that make compiled code."""
+"""The three decorators that make compiled code."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
-from numba import types
-from numba.core import config
-from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import Compiler, CompileResult
 from numba.core.compiler_lock import global_compiler_lock
-from numba.core.dispatcher import _FunctionCompiler
-from numba.core.registry import cpu_target
 
-from fastbp._jit.cache import DiskCache
 from fastbp._jit.ledger import ledger
+from fastbp._jit.options import FLOAT_TYPES, IS_PLAIN
 from fastbp._jit.uninterrupted import uninterrupted
 
-# The Python error model adds branches for division by zero, which stop vectorisation. Numba's rewrites are of array
-# expressions, exceptions and prints: nothing that is in a kernel, and a twentieth of the time to compile.
-_OPTIONS = {"error_model": "numpy", "no_rewrites": True}
-_FLOAT_TYPES = {np.dtype(np.float32): types.float32, np.dtype(np.float64): types.float64}
+if IS_PLAIN:
+    from fastbp._jit import plain as numba_classes
+else:
+    from fastbp._jit import tuned as numba_classes
 
-if config.DISABLE_JIT:
-    raise ImportError("fastbp is compiled code: unset NUMBA_DISABLE_JIT to import it")
-
-
-class _Library(JITCodeLibrary):
-    """Machine code, optimised once: Numba's own runs a first round for its reference counts, of which ours has none."""
-
-    def _optimize_functions(self, ll_module: Any) -> None:
-        ll_module.data_layout = self._codegen._data_layout
-
-    def _optimize_final_module(self) -> None:
-        passes, builder = self._codegen._module_pass_manager()
-        passes.run(self._final_module, builder)
-
-
-class _HelperLibrary(_Library):
-    """A helper's code, which its callers link in and optimise: alone, it is neither optimised nor made machine code."""
-
-    def finalize(self) -> None:
-        self._raise_if_finalized()
-        for library in dict.fromkeys(self._linking_libraries):
-            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
-        self._finalize_dynamic_globals()
-        self._finalized = True
-
-
-class _Compiler(Compiler):
-    library = _Library
-
-    def compile_extra(self, function: Callable[..., Any]) -> CompileResult:
-        self.state.library = self.library(self.state.targetctx.codegen(), function.__qualname__)
-        self.state.library.enable_object_caching()
-        return super().compile_extra(function)
-
-
-class _HelperCompiler(_Compiler):
-    library = _HelperLibrary
-
-    def compile_extra(self, function: Callable[..., Any]) -> CompileResult:
-        self.state.flags.no_compile = True
-        compiled = super().compile_extra(function)
-        self.state.library.finalize()
-        # Numba knows compiled code by its entry for Python; this one raises KeyError whatever it is called with.
-        entry_point = {}.__getitem__
-        self.state.targetctx.insert_user_function(entry_point, compiled.fndesc, [compiled.library])
-        return compiled._replace(entry_point=entry_point)
+CALLS_BY_C = numba_classes.CALLS_BY_C  # whether a leaf's address is that of a C function
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -85,8 +33,8 @@ def kernel(function: Callable[..., Any]) -> Any:
     numba.core.dispatcher.Dispatcher
         The compiled function.
     """
-    dispatcher = numba.njit(nogil=True, pipeline_class=_Compiler, **_OPTIONS)(function)
-    dispatcher._cache = DiskCache(function)
+    dispatcher = numba_classes.dispatcher(function)
+    dispatcher.is_timed = True  # by the ledger
     compile_signature = dispatcher.compile
     dispatcher.compile = lambda signature: uninterrupted(lambda: compile_signature(signature))
     return dispatcher
@@ -105,19 +53,7 @@ def inline(function: Callable[..., Any]) -> Any:
     numba.core.dispatcher.Dispatcher
         The compiled function, which LLVM inlines into kernels, leaves and other helpers.
     """
-    # Nobody takes a helper's address: it needs no wrapper, and is optimised with its callers only.
-    return numba.njit(
-        forceinline=True, no_cfunc_wrapper=True, no_cpython_wrapper=True, pipeline_class=_HelperCompiler, **_OPTIONS
-    )(function)
-
-
-class _LeafCompiler(_FunctionCompiler):
-    """Compiles the function itself, without a wrapper for Python or C."""
-
-    def _customize_flags(self, flags: Any) -> Any:
-        flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
-        flags.enable_pyobject = False
-        return flags
+    return numba_classes.helper(function)
 
 
 class Leaf:
@@ -136,7 +72,7 @@ class Leaf:
     A leaf pickles and copies by reference, as ``__module__`` and ``__qualname__``.
 
     The address is that of the function in Numba's own calling convention, which `fastbp.kernels.calls.call` knows: the
-    wrapper that a ``cfunc`` adds cost 2 to 5 ns for each call, a tenth of a small network's step.
+    wrapper that a ``cfunc`` adds cost 2 to 5 ns for each call, a tenth of a small network's step. (`plain` has it.)
     """
 
     __name__: str
@@ -146,7 +82,7 @@ class Leaf:
     def __init__(self, function: Callable[..., Any], signature: Callable[[Any], Any]) -> None:
         functools.update_wrapper(self, function)
         self._signature = signature
-        self._compiled: dict[np.dtype[Any], tuple[int, CompileResult]] = {}
+        self._compiled: dict[np.dtype[Any], tuple[int, Any]] = {}  # address, and what keeps the code
 
     def address(self, dtype: Any) -> int:
         """Return the address of the machine code for `dtype`, compiled or loaded on the first call.
@@ -173,40 +109,29 @@ class Leaf:
 
     def llvm(self, dtype: Any) -> str:
         """Return the optimised LLVM IR for `dtype`; it compiles anew, for code from the disk comes without."""
-        return str(self._compile_anew(dtype).library.get_llvm_str())
+        return str(self.compiled_anew(dtype).library.get_llvm_str())
 
     def asm(self, dtype: Any) -> str:
         """Return the assembly for `dtype`; it compiles anew, for code from the disk comes without."""
-        return str(self._compile_anew(dtype).library.get_asm_str())
+        return str(self.compiled_anew(dtype).library.get_asm_str())
+
+    def compiled_anew(self, dtype: Any) -> Any:
+        """Return Numba's result of a compilation for `dtype`, with types and code."""
+        return uninterrupted(lambda: numba_classes.code_of(self.__wrapped__, self.signature(dtype)))
+
+    def signature(self, dtype: Any) -> Any:
+        """Return the Numba signature for `dtype`. Errors as `address`."""
+        dtype = np.dtype(dtype)
+        if dtype not in FLOAT_TYPES:
+            raise TypeError(f"dtype must be float32 or float64, got {dtype}")
+        return self._signature(FLOAT_TYPES[dtype])
 
     def _make(self, dtype: "np.dtype[Any]") -> None:
         # Numba's own lock: a second one could be taken in the other order by a thread that is compiling.
         with global_compiler_lock:
             if dtype not in self._compiled:
                 with ledger.timed():
-                    compiled = self._load_or_compile(dtype)
-                    address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
-                    self._compiled[dtype] = address, compiled  # whose library owns the code
-
-    def _load_or_compile(self, dtype: "np.dtype[Any]") -> CompileResult:
-        signature, cache = self._signature_for(dtype), DiskCache(self.__wrapped__)
-        compiled = cache.load_overload(signature, cpu_target.target_context)
-        if compiled is None:
-            compiled = self._compile(signature)
-            cache.save_overload(signature, compiled)
-        return compiled
-
-    def _signature_for(self, dtype: "np.dtype[Any]") -> Any:
-        if dtype not in _FLOAT_TYPES:
-            raise TypeError(f"dtype must be float32 or float64, got {dtype}")
-        return self._signature(_FLOAT_TYPES[dtype])
-
-    def _compile_anew(self, dtype: Any) -> CompileResult:
-        return uninterrupted(lambda: self._compile(self._signature_for(np.dtype(dtype))))
-
-    def _compile(self, signature: Any) -> CompileResult:
-        compiler = _LeafCompiler(self.__wrapped__, cpu_target, dict(_OPTIONS), {}, _Compiler)
-        return compiler.compile(signature.args, signature.return_type)
+                    self._compiled[dtype] = numba_classes.compiled_leaf(self.__wrapped__, self.signature(dtype))
 
     def __reduce__(self) -> str:
         return self.__qualname__

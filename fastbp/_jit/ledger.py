@@ -58,7 +58,7 @@ class Ledger(event.Listener):
 
 
 def _is_ours(dispatcher: Any) -> bool:
-    return getattr(getattr(dispatcher, "_cache", None), "is_counted", False)
+    return getattr(dispatcher, "is_timed", False)
 
 
 ledger = Ledger()

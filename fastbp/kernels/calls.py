@@ -5,6 +5,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastbp._jit import CALLS_BY_C
 from fastbp.kernels.emit import I32, I64
 
 
@@ -13,21 +14,22 @@ def call(typingctx, address, arguments):
     """Call the leaf at the integer `address` with a tuple of integers (pointers among them) and float64 scalars.
 
     By Numba's calling convention: a place for the result and one for an exception, which no leaf raises, come first.
-    The calling conventions of the machines that Numba targets pass an address and an integer of its size alike.
+    By C's where leaves are C functions: what one returns that returns nothing nobody reads. The calling conventions of
+    the machines that Numba targets pass an address and an integer of its size alike.
     """
     result = types.intp
 
     def codegen(context, builder, sig, args):
-        places = [cgutils.alloca_once(builder, I64), cgutils.alloca_once(builder, I64)]
+        places = [] if CALLS_BY_C else [cgutils.alloca_once(builder, I64), cgutils.alloca_once(builder, I64)]
         values, kinds = list(places), [place.type for place in places]
         for i, kind in enumerate(sig.args[1].types):
             value = builder.extract_value(args[1], i)
             wanted = types.float64 if isinstance(kind, types.Float) else types.intp
             values.append(context.cast(builder, value, kind, wanted))
             kinds.append(context.get_value_type(wanted))
-        function = ir.FunctionType(I32, kinds)
-        builder.call(builder.inttoptr(args[0], function.as_pointer()), values)
-        return builder.load(places[0])
+        function = ir.FunctionType(I64 if CALLS_BY_C else I32, kinds)
+        returned = builder.call(builder.inttoptr(args[0], function.as_pointer()), values)
+        return returned if CALLS_BY_C else builder.load(places[0])
 
     return result(types.intp, arguments), codegen
 

@@ -56,7 +56,7 @@ def sites_in_source():
 def typed_functions():
     """Numba's typed form of every leaf, entry point and helper of theirs."""
     for leaf in all_leaves():
-        yield leaf._compile_anew("float32").type_annotation
+        yield leaf.compiled_anew("float32").type_annotation
     for function, arguments in border._ARGUMENTS.items():
         plain = numba.njit(error_model="numpy")(function.py_func)
         plain.compile(arguments(np.dtype("float32")))
@@ -94,7 +94,7 @@ def test_every_call_of_a_leaf_passes_as_many_and_such_arguments_as_the_leaf_take
     for place, field, given in sites:
         assert candidates[field], f"{place}: no leaf stands behind {field}"
         for leaf in candidates[field]:
-            taken = leaf._signature(types.float32).args
+            taken = leaf.signature("float32").args
             assert len(given) == len(taken), f"{place}: {leaf} takes {len(taken)} arguments, not {len(given)}"
             for number, (kind, wanted) in enumerate(zip(given, taken, strict=True)):
                 is_float = isinstance(kind, types.Float)
@@ -117,4 +117,4 @@ def test_entries_hand_all_but_the_leaf_on(entry):
     leaf = training.predict_range if leaf is None else leaf
     names = entry.py_func.__code__.co_varnames[1 : entry.py_func.__code__.co_argcount]
     assert names == leaf.__wrapped__.__code__.co_varnames[: leaf.__wrapped__.__code__.co_argcount]
-    assert len(names) == len(leaf._signature(types.float32).args)
+    assert len(names) == len(leaf.signature("float32").args)
