@@ -45,6 +45,7 @@ CHUNK = 64  # terms of a list of what is not zero: what a strip meets of them ta
 S_BLOCK = 256  # samples of a block of a gradient: twice as many terms as above halve how often its sums are loaded
 # Of a gradient that is updated at once: columns, long pieces of memory, and elements.
 C_BLOCK, RECTANGLE = 512, 4 * TILE_ROWS * 512
+FEW_OF_A_PANEL = 4  # so small a part of one goes with the lanes over outputs, where these fill a panel
 NARROW = 4  # outputs; wider ones fill the lanes of the register tile well enough
 TASK_COST, ELEMENT_COST = 10_000, 16  # multiply-adds that fit into the overhead of a task, and into an update
 SMALL_NETWORK = 1 << 14  # parameters up to which each block has a gradient of its own
@@ -218,7 +219,7 @@ class Plan:
         lists_dz = may_list and self.trains and after and n_out >= self.panel and n_in >= 2 * self.strip
         is_hidden = self.trains and index > 0
         # A few samples would leave most lanes empty. These run over outputs then, in the scratch of a packed block.
-        few_to = min(self.panel // 4, K_BLOCK * M_BLOCK // n_out) if n_out >= self.panel else 0
+        few_to = min(self.panel // FEW_OF_A_PANEL, K_BLOCK * M_BLOCK // n_out) if n_out >= self.panel else 0
         return Ways(
             forward_few_to=few_to,
             forward_lists_from=self._pays_from(n_in, n_out, LIST_PRODUCT) if lists_h else NEVER,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["available_cores", "checked_threads", "run_in_threads", "run_team", "workers_for"]
 
-_WORTH_SHARING = 1_500_000  # multiply-adds of a step: some 15 µs, of which meeting costs one (perf/threads.py)
+_WORTH_SHARING = 1_500_000  # multiply-adds of a step: some 15 µs, of which meeting costs one (perf/growth.py threads)
 
 Sync = np.ndarray[Any, np.dtype[np.int64]]
 

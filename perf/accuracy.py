@@ -16,8 +16,8 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import QuantileTransformer, StandardScaler
 
-import datasets
 import fastbp
+from harness import datasets
 
 # Géron, Hands-On Machine Learning, second edition, notebook 10.
 FASHION_PUBLISHED_ACCURACY, FASHION_PUBLISHED_SECONDS = 0.8837, 1.6

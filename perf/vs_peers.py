@@ -1,25 +1,26 @@
 """Time fastbp beside NumPy, JAX, PyTorch, scikit-learn and static C, as far as they are installed.
 
-    python perf/vs_peers.py [--shapes all] [--threads 1,2] [--dtype float32] [--rounds 7]
+    python perf/vs_peers.py [--shapes all] [--threads 1,2] [--dtype float32] [--rounds 7] [--rivals numpy,jax]
 
 First all must reach the same loss, without shuffling; then they are timed in turns, each in a process of its own,
-fastbp shuffling every epoch. Writes JSON and a bar chart per number of threads under perf/results/.
+fastbp shuffling every epoch. NumPy updates every array of parameters by itself, as is usual, and, as "flat", all of
+them as one vector. With all rivals, JSON and a bar chart per number of threads are written to perf/results/;
+`report.py` makes the README's table of them. `--rivals numpy,numpy_flat` needs nothing beyond the package itself.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import sys
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timing
+from harness import options, processes
 
-RESULTS = Path(__file__).with_name("results")
-RIVALS = ("fastbp", "numpy", "numpy_flat", "jax", "torch", "torch_fused", "sklearn")
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness.shapes import Shape
+
+RIVALS = ("numpy", "numpy_flat", "jax", "torch", "torch_fused", "sklearn", "static_c")
 # Column: the settings it is the best of, as (rival, any number of threads).
 COLUMNS = {
     "JAX": ("jax",),
@@ -31,20 +32,18 @@ COLUMNS = {
 }
 
 
-def parse_threads(text: str) -> list[int]:
-    return [int(count) for count in text.split(",")]
-
-
-def choose_settings(counts: list[int]) -> list[timing.Setting]:
-    """Return every rival with each number of threads; PyTorch also as it comes; static C is serial."""
-    settings = [timing.Setting(rival, count) for count in counts for rival in RIVALS]
-    settings += [timing.Setting(rival, None) for rival in ("torch", "torch_fused")]
-    return settings + ([timing.Setting("static_c")] if 1 in counts else [])
+def choose_settings(counts: list[int], rivals: list[str]) -> list[processes.Setting]:
+    """Return fastbp and the rivals with each number of threads; PyTorch also as it comes; static C is serial."""
+    settings = [
+        processes.Setting(rival, count) for count in counts for rival in ("fastbp", *rivals) if rival != "static_c"
+    ]
+    settings += [processes.Setting(rival, None) for rival in ("torch", "torch_fused") if rival in rivals]
+    return settings + ([processes.Setting("static_c")] if "static_c" in rivals and 1 in counts else [])
 
 
 def ratios_of(record: dict[str, Any], threads: int) -> dict[str, float]:
     """Return column: time per step over fastbp's with that many threads; beside several, PyTorch may choose its own."""
-    measured = [timing.timed(record, count) for count in ((threads, None) if threads > 1 else (1,))]
+    measured = [processes.timed(record, count) for count in ((threads, None) if threads > 1 else (1,))]
     columns = {}
     for column, rivals in COLUMNS.items():
         found = [rivals_of[rival]["ratio"] for rivals_of in measured for rival in rivals if rival in rivals_of]
@@ -53,12 +52,17 @@ def ratios_of(record: dict[str, Any], threads: int) -> dict[str, float]:
     return columns
 
 
+def timed_by_fastbp(record: dict[str, Any], threads: int) -> dict[str, Any]:
+    """Return fastbp's results with that many threads."""
+    return processes.timed(record, threads)["fastbp"]
+
+
 def print_summary(records: list[dict[str, Any]], threads: int) -> None:
     """Print each rival's time over fastbp's."""
     print(f"\ntime per step over fastbp's, {threads} thread{'s' * (threads > 1)}")
     print(f"{'':10} {'fastbp µs':>11} {'of peak':>8} " + " ".join(f"{column:>14}" for column in COLUMNS))
     for record in records:
-        ours = timing.timed(record, threads).get("fastbp")
+        ours = processes.timed(record, threads).get("fastbp")
         if ours is None:
             continue
         ratios = ratios_of(record, threads)
@@ -79,7 +83,7 @@ def draw(records: list[dict[str, Any]], threads: int, title: str, path: Path) ->
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    drawn = [record for record in records if "fastbp" in timing.timed(record, threads)]
+    drawn = [record for record in records if "fastbp" in processes.timed(record, threads)]
     ratios_by_shape = [ratios_of(record, threads) for record in drawn]
     columns = [column for column in COLUMNS if any(column in ratios for ratios in ratios_by_shape)]
     figure, axes = plt.subplots(figsize=(max(1.25 * len(drawn) + 1, 7), 5.2), layout="constrained")
@@ -116,7 +120,7 @@ def draw(records: list[dict[str, Any]], threads: int, title: str, path: Path) ->
         range(len(drawn)),
         [
             f"{record['shape']}\n{'-'.join(map(str, record['sizes']))}\nbatch {record['batch_size']}\n"
-            f"{in_microseconds(timing.timed(record, threads)['fastbp']['median_microseconds'])}"
+            f"{in_microseconds(processes.timed(record, threads)['fastbp']['median_microseconds'])}"
             for record in drawn
         ],
         fontsize=8,
@@ -127,37 +131,54 @@ def draw(records: list[dict[str, Any]], threads: int, title: str, path: Path) ->
     plt.close(figure)
 
 
+def parse_rivals(text: str) -> list[str]:
+    rivals = text.split(",")
+    if not set(RIVALS).issuperset(rivals):
+        raise ValueError(text)
+    return rivals
+
+
+def measure(shapes: list[Shape], settings: list[processes.Setting], dtype: str, rounds: int) -> list[dict[str, Any]]:
+    """Compare on every shape, print a table for each and the versions; return the records."""
+    print(f"{options.processor()}; {dtype}, Adam; medians of {rounds} interleaved rounds, each in a process of its own")
+    records, described = [], {}
+    for shape in shapes:
+        measurements, peaks = processes.compare(shape, settings, dtype, rounds)
+        if measurements[0].problem:
+            sys.exit(f"{shape.name}: {measurements[0].setting.label} cannot run: {measurements[0].problem}")
+        processes.report(shape, measurements, peaks)
+        records.append(processes.as_record(shape, measurements, peaks))
+        described |= {m.setting.label: m.description for m in measurements if m.description}
+    print("\n" + "\n".join(f"{label}: {description}" for label, description in described.items()))
+    return records
+
+
+def write(records: list[dict[str, Any]], dtype: str, threads: int, rounds: int) -> None:
+    """Write results and chart for a number of threads."""
+    name = f"vs_peers_{dtype}_{threads}_thread{'s' * (threads > 1)}"
+    path = options.save(name, dtype=dtype, threads=threads, rounds=rounds, shapes=records)
+    title = f"One training step (Adam, {dtype}), {threads} core{'s' * (threads > 1)} of {options.processor()}"
+    try:
+        draw(records, threads, title, path.with_suffix(".png"))
+    except ImportError:
+        print("matplotlib is not installed: no chart")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", type=timing.parse_shapes, default="all", help="comma-separated names, or all")
-    parser.add_argument("--threads", type=parse_threads, default="1", help="comma-separated numbers of threads")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--rounds", type=int, default=7, help="timed runs of each rival")
+    parser = options.parser_of(__doc__)
+    options.add_shapes(parser)
+    options.add_dtype(parser)
+    options.add_rounds(parser)
+    parser.add_argument("--threads", type=options.parse_counts, default="1", help="comma-separated numbers of threads")
+    parser.add_argument("--rivals", type=parse_rivals, default=list(RIVALS), help="comma-separated; all by default")
     arguments = parser.parse_args()
-    records = timing.run(arguments.shapes, choose_settings(arguments.threads), arguments.dtype, arguments.rounds)
-    RESULTS.mkdir(exist_ok=True)
+    settings = choose_settings(arguments.threads, arguments.rivals)
+    records = measure(arguments.shapes, settings, arguments.dtype, arguments.rounds)
     for threads in arguments.threads:
         print_summary(records, threads)
-        name = f"vs_peers_{arguments.dtype}_{threads}_thread{'s' * (threads > 1)}"
-        result = {
-            "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "processor": timing.processor(),
-            "platform": platform.platform(),
-            "python": platform.python_version(),
-            "dtype": arguments.dtype,
-            "threads": threads,
-            "shapes": records,
-        }
-        (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-        title = (
-            f"One training step (Adam, {arguments.dtype}), {threads} core{'s' * (threads > 1)} of {timing.processor()}"
-        )
-        try:
-            draw(records, threads, title, RESULTS / f"{name}.png")
-        except ImportError:
-            print("matplotlib is not installed: no chart")
-        print(f"written: perf/results/{name}.json and .png")
-    sys.exit(timing.any_failed(records))
+        if arguments.rivals == list(RIVALS):
+            write(records, arguments.dtype, threads, arguments.rounds)
+    options.exit_with(not processes.any_failed(records))
 
 
 if __name__ == "__main__":

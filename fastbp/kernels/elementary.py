@@ -1,6 +1,6 @@
 """exp, expm1, tanh, sigmoid, log1p, erf and softplus of one SIMD vector, float32 or float64.
 
-Largest errors in ulp with FMA, over every 23rd float32 value and 200 000 float64 values (perf/elementary_error.py):
+Largest errors in ulp with FMA, over every 23rd float32 value and 200 000 float64 values (tools/elementary_error.py):
 
 ===================  =======  =======
 function             float32  float64
@@ -21,7 +21,7 @@ No function does arithmetic on subnormals, with FMA, for arguments that `simd.fl
 inside of multiply-adds may be such for tiny arguments. Values of exp_negative, sigmoid and softplus that `flush` would
 take to zero are zero, and those up to 1.42 times larger may be; so are those of exp_negative_factor and sigmoid_factor
 that `flush_factor` would. Infinities and NaN give their limits and NaN; the odd functions are odd bit by bit and keep
-the sign of zero. The polynomials are minimax fits (perf/fit_elementary.py).
+the sign of zero. The polynomials are minimax fits (tools/fit_elementary.py).
 
 References
 ----------

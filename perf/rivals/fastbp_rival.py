@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 import fastbp
-import shapes
+from harness import shapes
 
 
 class Rival:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import shapes
+from harness import shapes
 
 
 class Rival:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-import shapes
+from harness import shapes
 from rivals.blas import describe_blas
 
 

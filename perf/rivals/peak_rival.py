@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numba
 
-import peak
-import shapes
+from harness import peak, shapes
 
 
 class Rival:

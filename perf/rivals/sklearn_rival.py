@@ -6,7 +6,7 @@ import numpy as np
 import sklearn
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
-import shapes
+from harness import shapes
 from rivals import Unavailable
 from rivals.blas import describe_blas
 

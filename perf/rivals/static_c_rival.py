@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-import shapes
+from harness import shapes
 from rivals import Unavailable
 
 SOURCE = Path(__file__).parents[1] / "static_c" / "step.c"

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-import shapes
+from harness import shapes
 
 
 class Rival:

@@ -1,6 +1,6 @@
 """Time activations where subnormal numbers are near, and products that meet them.
 
-    python perf/subnormals.py [--dtype float32,float64] [--only silu,tanh] [--rounds 200]
+    python perf/leaves.py subnormals [--dtypes float32,float64] [--only silu,tanh] [--rounds 200]
 
 Every activation and direction runs on pre-activations that are all the same number, of a grid that reaches to where
 exp underflows and to subnormals, as products may leave them; backward, the derivatives that come in are ordinary or
@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-import timing
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.panels import panel_width
 from fastbp.kernels.products import dense, packed
 from fastbp.kernels.products.tile import TILE_ROWS
-from kernels import N, aligned, call_once, plain, repeat, repeat_after
+from harness import options
+from parts.floors import N, aligned, call_once, constants_of, plain, repeat, repeat_after
 
 LIMIT = 1.5
 SECONDS = 5e-5  # of one measurement: short enough to fall between what else the machine does
@@ -62,25 +62,27 @@ def forward_seconds(name: str, dtype: str, rounds: int) -> dict[str, float]:
             content.reshape(-1, n_features, panel_width(dtype))[:, 0] = 0.0
         fills[f"z = {z:g}"] = (content,)
     z, h = (aligned(N, dtype=dtype) for _ in range(2))
-    leaf, copy = ACTIVATIONS[name].forward.address(dtype), packed.pack_rows.address(dtype)
-    arguments, restore = plain((h, n_features, N // n_features)), plain((z, N, 1, N, h, N))
+    activation, constants = ACTIVATIONS[name], constants_of(ACTIVATIONS[name])
+    leaf, copy = activation.forward.address(dtype), packed.pack_rows.address(dtype)
+    arguments, restore = plain((h, n_features, N // n_features, constants)), plain((z, N, 1, N, h, N))
     return fastest(fills, (z,), lambda n: repeat_after(n, leaf, arguments, copy, restore), rounds)
 
 
 def backward_seconds(name: str, dtype: str, rounds: int) -> dict[str, float]:
     """Return the time of the backward leaf at each z and for each d."""
     activation, h = ACTIVATIONS[name], aligned(N, dtype=dtype)
+    constants = constants_of(activation)
     fills = {}
     for z in Z[dtype]:
         h[:] = z
         if activation.forward is not None:
-            call_once(activation.forward, dtype, (h, 1, N))
+            call_once(activation.forward, dtype, (h, 1, N, constants))
         for d in D[dtype]:
             fills[f"z = {z:g}, d = {d:g}"] = (np.full(N, z if abs(z) > KEPT[dtype] else 0.0, dtype), h.copy(),
                                               np.full(N, d, dtype))  # fmt: skip
     z, d, original = (aligned(N, dtype=dtype) for _ in range(3))
     leaf, copy = activation.backward.address(dtype), packed.pack_rows.address(dtype)
-    arguments, restore = plain((d, z, h, N)), plain((original, N, 1, N, d, N))
+    arguments, restore = plain((d, z, h, N, constants)), plain((original, N, 1, N, d, N))
     return fastest(fills, (z, h, original), lambda n: repeat_after(n, leaf, arguments, copy, restore), rounds)
 
 
@@ -129,19 +131,17 @@ def print_products(dtype: str, rounds: int) -> None:
         print(f"{'':4}{what:44}{1e9 * time_of:9.1f} ns{time_of / times['nothing']:8.2f}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dtype", type=lambda text: text.split(","), default=["float32", "float64"])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add those of this part."""
+    options.add_dtypes(parser)
+    options.add_rounds(parser, 200)
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(ACTIVATIONS), help="activations")
-    parser.add_argument("--rounds", type=int, default=200)
-    arguments = parser.parse_args()
-    print(timing.processor())
-    for dtype in arguments.dtype:
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure and print."""
+    for dtype in arguments.dtypes:
         print(f"\n{dtype}: at the fastest z, and at the slowest relative to it")
         slow = [name for name in arguments.only if print_activation(name, dtype, arguments.rounds)]
         print(f"More than {LIMIT} times the fastest: {', '.join(slow) or 'none'}")
         print_products(dtype, arguments.rounds)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Measure how the time of a step grows with width, batch size and depth, one at a time.
 
-    python perf/curves.py [--axes width,batch,depth] [--dtype float32] [--rounds 7]
+    python perf/growth.py curves [--axes width,batch,depth] [--dtype float32] [--rounds 7]
 
 Each point is a median over rounds that go through all points in turn. Beside it stands the arithmetic: the multiply-
 adds of the matrix products at the FMA peak. Growth is how much more the time has grown than the arithmetic since the
@@ -10,18 +10,15 @@ point before: a cliff is a growth well above 1. Writes a table, JSON and a pictu
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import peak
-import timing
+from harness import options, peak
+from harness.shapes import Shape
 from rivals.fastbp_rival import Rival
-from shapes import Shape
 
-RESULTS = Path(__file__).with_name("results")
 SECONDS = 0.05  # of one run
 N_IN, N_OUT = 64, 10
 WIDTH, BATCH, DEPTH = 128, 64, 2  # of what does not vary
@@ -121,28 +118,23 @@ def draw(axes: dict[str, list[dict[str, Any]]], title: str, path: Path) -> None:
     plt.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add those of this part."""
     parser.add_argument("--axes", type=lambda text: text.split(","), default="width,batch,depth")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--rounds", type=int, default=7)
-    arguments = parser.parse_args()
-    print(f"{timing.processor()}; {arguments.dtype}, Adam, relu, softmax, one thread; {arguments.rounds} rounds")
+    options.add_dtype(parser)
+    options.add_rounds(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, print and write."""
+    print(f"{arguments.dtype}, Adam, relu, softmax, one thread; {arguments.rounds} rounds")
     axes = {}
     for axis in arguments.axes:
         axes[axis] = measure(axis, arguments.dtype, arguments.rounds)
         report(axis, axes[axis])
-    RESULTS.mkdir(exist_ok=True)
-    name = f"curves_{arguments.dtype}"
-    result = {"processor": timing.processor(), "dtype": arguments.dtype, "axes": axes}
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    path = options.save(f"curves_{arguments.dtype}", dtype=arguments.dtype, axes=axes)
     title = f"One training step ({N_IN} inputs, {N_OUT} classes, Adam, {arguments.dtype}), one core of "
     try:
-        draw(axes, title + timing.processor(), RESULTS / f"{name}.png")
+        draw(axes, title + options.processor(), path.with_suffix(".png"))
     except ImportError:
         print("matplotlib is not installed: no picture")
-    print(f"\nwritten: perf/results/{name}.json and .png")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Measure what threads gain: on every shape, quiet and beside a busy process; and what a short call costs.
 
-    python perf/threads.py [--shapes all] [--threads N] [--dtype float32] [--rounds 7]
+    python perf/growth.py threads [--shapes all] [--threads N] [--dtype float32] [--rounds 7]
 
 Serial, N threads (by default all cores) and "auto" take turns in one process that is pinned nowhere, first with the
 machine to themselves, then beside one process that never rests. Then fits of a few steps, and the cost of a meeting.
@@ -10,30 +10,27 @@ Writes JSON under perf/results/.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import threading
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
 
-import timing
 from fastbp.kernels import team
 from fastbp.kernels.calls import int64_at
+from harness import options, processes
+from harness.shapes import SHAPES, Shape
 from rivals.fastbp_rival import Rival
-from shapes import SHAPES, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RESULTS = Path(__file__).with_name("results")
-AUTO = None  # as `timing.Setting` has it
+AUTO = None  # as `processes.Setting` has it
 SHORT_FITS = (1, 2, 4, 8, 16, 32, 64, 128)
 N_MEETINGS = 100_000
 
@@ -60,11 +57,11 @@ def seconds_of(rival: Rival, n_steps: int) -> float:
 
 
 def calibrate(rival: Rival, shape: Shape) -> int:
-    """Return a whole number of epochs, in steps, that takes about `timing.SECONDS_PER_RUN`."""
+    """Return a whole number of epochs, in steps, that takes about `processes.SECONDS_PER_RUN`."""
     rival.run(shape.n_batches)
     n_epochs = 1
-    while (seconds := seconds_of(rival, n_epochs * shape.n_batches)) < timing.SECONDS_PER_RUN:
-        n_epochs = max(n_epochs + 1, min(10 * n_epochs, int(1.2 * n_epochs * timing.SECONDS_PER_RUN / seconds)))
+    while (seconds := seconds_of(rival, n_epochs * shape.n_batches)) < processes.SECONDS_PER_RUN:
+        n_epochs = max(n_epochs + 1, min(10 * n_epochs, int(1.2 * n_epochs * processes.SECONDS_PER_RUN / seconds)))
     return n_epochs * shape.n_batches
 
 
@@ -134,16 +131,19 @@ def meeting_cost(n_workers: int) -> float:
     return 1e9 * seconds / N_MEETINGS if n_came == n_workers else float("nan")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", type=timing.parse_shapes, default="all", help="comma-separated names, or all")
-    parser.add_argument("--threads", type=int, default=len(timing.available_cores()), help="by default all cores")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--rounds", type=int, default=7, help="timed runs of each number of threads")
-    arguments = parser.parse_args()
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add those of this part."""
+    options.add_shapes(parser)
+    parser.add_argument("--threads", type=int, default=len(processes.available_cores()), help="by default all cores")
+    options.add_dtype(parser)
+    options.add_rounds(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, print and write."""
     counts: list[int | None] = [1, arguments.threads, AUTO]
     many = name_of(arguments.threads)
-    print(f"{timing.processor()}; {arguments.dtype}, Adam; medians of {arguments.rounds} interleaved rounds")
+    print(f"{arguments.dtype}, Adam; medians of {arguments.rounds} interleaved rounds")
     print("gain: serial time over the time with threads; loaded: beside one process that never rests\n")
     print(f"{'':12} {'quiet':^34}   {'loaded':^34}")
     header = f"{'serial µs':>12} {f'{many} threads':>10} {'auto':>10}"
@@ -164,19 +164,11 @@ def main() -> None:
         print(f"{n_steps:6} " + " ".join(f"{by_steps[n_steps]:10.0f}" for by_steps in fits.values()))
     meeting = median(meeting_cost(arguments.threads) for _ in range(arguments.rounds))
     print(f"\na meeting of {many} workers that have nothing else to do: {meeting:.0f} ns")
-    result = {
-        "processor": timing.processor(),
-        "dtype": arguments.dtype,
-        "threads": arguments.threads,
-        "microseconds_per_step": records,
-        "microseconds_of_short_fits": fits,
-        "nanoseconds_per_meeting": meeting,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"threads_{arguments.dtype}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"written: perf/results/{path.name}")
-
-
-if __name__ == "__main__":
-    main()
+    options.save(
+        f"threads_{arguments.dtype}",
+        dtype=arguments.dtype,
+        threads=arguments.threads,
+        microseconds_per_step=records,
+        microseconds_of_short_fits=fits,
+        nanoseconds_per_meeting=meeting,
+    )

@@ -1,6 +1,6 @@
 """Add up what a step of a small network cannot do without, beside the time that it takes.
 
-    python perf/limit.py [--shapes tiny,digits,surrogate] [--dtype float32] [--rounds 9]
+    python perf/leaves.py limit [--shapes tiny,digits,surrogate] [--dtype float32] [--rounds 9]
 
 The sum is that of the matrix products at the FMA peak, and of everything else as its leaves take it alone, on data in
 the first-level cache and over and over, so that they overlap with themselves. No step with these leaves is faster; what
@@ -12,23 +12,20 @@ of that ratio on the same machine. Large networks with ReLU skip zeros and may s
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-import kernels
-import peak
-import timing
 from fastbp import plan
 from fastbp.kernels import gather, losses, shuffle, transpose, updates
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.panels import panel_width
 from fastbp.kernels.products import gradient
-from kernels import Case, aligned
+from harness import options, peak
+from harness.shapes import Shape
+from parts import floors
+from parts.floors import Case, aligned, constants_of
 from rivals.fastbp_rival import Rival
-from shapes import SHAPES, Shape
-from vs_peers import RESULTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,10 +57,11 @@ def leaves(shape: Shape, dtype: str, n: int) -> Iterator[tuple[str, int, Case]]:
         yield "gather", 1, gathered(n_out)
     hidden = ACTIVATIONS[shape.activation]
     for width in widths[:-1]:
-        yield "activation", 1, Case("", hidden.forward, (a, width, n), n, 0, restores=a)
-        yield "activation", 1, Case("", hidden.backward, (d, b, a, n * width), n, 0, restores=d)
+        yield "activation", 1, Case("", hidden.forward, (a, width, n, constants_of(hidden)), n, 0, restores=a)
+        yield "activation", 1, Case("", hidden.backward, (d, b, a, n * width, constants_of(hidden)), n, 0, restores=d)
     unit, sums = min(n, plan.LOSS_UNIT), aligned(2, dtype=np.float64)
-    yield "loss", n // unit, Case("", losses.LOSSES[shape.loss].leaf, (b, c, d, n_out, unit, 0.01, sums), n, 0)
+    loss = losses.LOSSES[shape.loss]
+    yield "loss", n // unit, Case("", loss.leaf, (b, c, d, n_out, unit, 0.01, constants_of(loss), sums), n, 0)
     for width in widths:
         if width <= plan.NARROW:
             yield "regrouping", 1, Case("", transpose.panels_to_features, (a, width, n, b, n), n, 0)
@@ -91,13 +89,13 @@ def step_seconds(shape: Shape, dtype: str, rounds: int) -> float:
     def run(n: int) -> None:
         rival.run(n * EPOCHS * shape.n_batches)
 
-    return kernels.best_seconds(run, rounds) / (EPOCHS * shape.n_batches)
+    return floors.best_seconds(run, rounds) / (EPOCHS * shape.n_batches)
 
 
 def jax_seconds(shape: Shape, dtype: str) -> float | None:
     """Return the time that JAX took when `vs_peers.py` ran last, or None."""
-    path = RESULTS / f"vs_peers_{dtype}_1_thread.json"
-    records = json.loads(path.read_text())["shapes"] if path.exists() else []
+    result = options.load(f"vs_peers_{dtype}_1_thread")
+    records = result["shapes"] if result else []
     found = [rival for record in records if record["shape"] == shape.name for rival in record["rivals"]]
     return next((rival["median_microseconds"] * 1e-6 for rival in found if rival["rival"] == "jax"), None)
 
@@ -108,9 +106,9 @@ def report(shape: Shape, dtype: str, rounds: int) -> None:
     n_blocks = -(-shape.batch_size // n)
     parts = {"products": shape.flops / (max(peak.measure(dtype) for _ in range(rounds)) * 1e9)}
     for name, count, case in leaves(shape, dtype, n):
-        parts[name] = parts.get(name, 0.0) + n_blocks * count * kernels.seconds_of(case, dtype, rounds)
+        parts[name] = parts.get(name, 0.0) + n_blocks * count * floors.seconds_of(case, dtype, rounds)
     for name, count, case in update(shape, dtype, n_blocks):
-        parts[name] = parts.get(name, 0.0) + count * kernels.seconds_of(case, dtype, rounds)
+        parts[name] = parts.get(name, 0.0) + count * floors.seconds_of(case, dtype, rounds)
     total, step, jax = sum(parts.values()), step_seconds(shape, dtype, rounds), jax_seconds(shape, dtype)
     print(f"\n{shape}, {dtype}, in microseconds")
     print("  " + ", ".join(f"{name} {seconds * 1e6:.2f}" for name, seconds in parts.items()))
@@ -119,16 +117,14 @@ def report(shape: Shape, dtype: str, rounds: int) -> None:
         print(f"  JAX {jax * 1e6:.2f}: {jax / total:.2f} times the sum, {jax / step:.2f} times the step")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", type=lambda text: text.split(","), default="tiny,digits,surrogate")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--rounds", type=int, default=9)
-    arguments = parser.parse_args()
-    print(timing.processor())
-    for name in arguments.shapes:
-        report(SHAPES[name], arguments.dtype, arguments.rounds)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add those of this part."""
+    options.add_shapes(parser, "tiny,digits,surrogate")
+    options.add_dtype(parser)
+    options.add_rounds(parser, 9)
 
 
-if __name__ == "__main__":
-    main()
+def run(arguments: argparse.Namespace) -> None:
+    """Measure and print."""
+    for shape in arguments.shapes:
+        report(shape, arguments.dtype, arguments.rounds)

@@ -7,12 +7,12 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from shapes import SHAPES, Shape
+from harness.shapes import Shape
 
 # Presets of a machine that would choose slower kernels than OpenBLAS finds by itself.
 PRESETS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
@@ -27,12 +27,14 @@ SECONDS_PER_RUN = 0.3
 class Setting:
     """A rival and its number of threads; None is the library's own choice, unpinned.
 
-    `source` is the folder to import fastbp from, if it is not that of the environment.
+    `source` is the folder to import fastbp from, if it is not that of the environment; `constants` are numbers of
+    `fastbp.plan` that it is to have instead of its own.
     """
 
     rival: str
     threads: int | None = 1
     source: str | None = None
+    constants: tuple[tuple[str, int], ...] = ()
 
     @property
     def label(self) -> str:
@@ -96,11 +98,12 @@ class RivalProcess:
         cores = available_cores()[-setting.threads :] if setting.threads else []
         settings = {
             "rival": setting.rival,
-            "shape": shape.name,
+            "shape": asdict(shape),
             "dtype": dtype,
             "threads": setting.threads,
             "cores": cores,
             "source": setting.source,
+            "constants": setting.constants,
         }
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("worker.py")), json.dumps(settings)],
@@ -237,23 +240,6 @@ def as_record(shape: Shape, measurements: list[Measurement], peaks: list[float])
     }
 
 
-def processor() -> str:
-    """Return the processor's name and the cores at hand."""
-    name = "unknown processor"
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        name = names[0] if names else name
-    return f"{name}, {len(available_cores())} cores"
-
-
-def parse_shapes(text: str) -> list[Shape]:
-    """Return the shapes of a comma-separated list, all where it is 'all'."""
-    if text == "all":
-        return list(SHAPES.values())
-    return [SHAPES[name] for name in text.split(",")]
-
-
 def timed(record: dict[str, Any], threads: int | None) -> dict[str, dict[str, Any]]:
     """Return rival: its results, of the settings with that thread count that were timed."""
     return {
@@ -266,18 +252,3 @@ def timed(record: dict[str, Any], threads: int | None) -> dict[str, dict[str, An
 def any_failed(records: list[dict[str, Any]]) -> bool:
     """Return whether a rival failed or reached another loss."""
     return any(rival["failed"] for record in records for rival in record["rivals"])
-
-
-def run(shapes: list[Shape], settings: list[Setting], dtype: str, rounds: int) -> list[dict[str, Any]]:
-    """Compare on every shape, print a table for each and the versions; return the records."""
-    print(f"{processor()}; {dtype}, Adam; medians of {rounds} interleaved rounds, rivals in processes of their own")
-    records, described = [], {}
-    for shape in shapes:
-        measurements, peaks = compare(shape, settings, dtype, rounds)
-        if measurements[0].problem:
-            sys.exit(f"{shape.name}: {measurements[0].setting.label} cannot run: {measurements[0].problem}")
-        report(shape, measurements, peaks)
-        records.append(as_record(shape, measurements, peaks))
-        described |= {m.setting.label: m.description for m in measurements if m.description}
-    print("\n" + "\n".join(f"{label}: {description}" for label, description in described.items()))
-    return records

@@ -1,6 +1,6 @@
 """The process of one rival: reads commands as JSON lines, answers each with one JSON line.
 
-Started by `timing.py`, which has set the environment; the cores are set here, before NumPy or any other library that
+Started by `processes.py`, which has set the environment; the cores are set here, before NumPy or any other library that
 looks at them is imported.
 """
 
@@ -18,10 +18,10 @@ from typing import Any
 class Session:
     """Builds the rival anew for a check and for the timing, and runs it."""
 
-    def __init__(self, rival: str, shape: str, dtype: str, threads: int | None) -> None:
-        import shapes
+    def __init__(self, rival: str, shape: dict[str, Any], dtype: str, threads: int | None) -> None:
+        from harness import shapes
 
-        self.shapes, self.shape = shapes, shapes.SHAPES[shape]
+        self.shapes, self.shape = shapes, shapes.Shape(**shape | {"sizes": tuple(shape["sizes"])})
         self.dtype, self.threads = dtype, threads
         self.module = import_module(f"rivals.{rival}_rival")
         self.timed: Any = None
@@ -57,7 +57,17 @@ def import_fastbp_from(source: str) -> None:
         raise RuntimeError(f"fastbp was imported from {found}, not from {source}")
 
 
+def replace_constants(constants: list[list[Any]]) -> None:
+    """Give fastbp other numbers than its own, before anything has read them."""
+    modules = [import_module(f"fastbp.{name}") for name in ("plan", "program")]
+    for name, value in constants:
+        for module in modules:
+            if hasattr(module, name):
+                setattr(module, name, value)
+
+
 def main() -> None:
+    sys.path[0] = str(Path(__file__).parents[1])  # where `harness` and `rivals` are
     settings = json.loads(sys.argv[1])
     # What libraries print must not reach the pipe.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -65,7 +75,7 @@ def main() -> None:
     cores = settings.pop("cores")
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
-    source = settings.pop("source")
+    source, constants = settings.pop("source"), settings.pop("constants")
     session = None
     for line in sys.stdin:
         request = json.loads(line)
@@ -73,6 +83,8 @@ def main() -> None:
             if session is None:
                 if source:
                     import_fastbp_from(source)
+                if constants:
+                    replace_constants(constants)
                 session = Session(**settings)
             answer = {"result": getattr(session, request.pop("command"))(**request)}
         except Exception as error:

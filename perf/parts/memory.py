@@ -1,6 +1,6 @@
 """Measure the memory of a fit: its peak against what is promised, the workspace, and the allocations of a step.
 
-    python perf/memory.py
+    python perf/growth.py memory
 
 Each fit runs in a process of its own. Promised are data + (1 + gradient + moments) x parameters + workspace, where the
 workspace depends on the widths only. The data is the user's own array: a fit that needs more than the rest has copied.
@@ -9,6 +9,7 @@ The peak is the kernel's high-water mark of resident memory (Linux), which sees 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -23,6 +24,7 @@ import fastbp
 from fastbp.kernels import updates
 from fastbp.plan import Plan
 from fastbp.program import Program
+from harness import options
 
 MEGABYTE = 1e6
 SLACK = 3.0  # MB: pages of Python's own heap, and of the stacks and arenas of threads
@@ -113,7 +115,8 @@ def allocations(n_steps: int) -> int:
 def in_a_process(function: str, *arguments: Any) -> int:
     """Call a function of this module in a process of its own."""
     process = subprocess.run(
-        [sys.executable, __file__, function, json.dumps(arguments)],
+        [sys.executable, "-m", "parts.memory", function, json.dumps(arguments)],
+        cwd=Path(__file__).parents[1],
         env=os.environ | {"NUMBA_NRT_STATS": "1"},
         stdout=subprocess.PIPE,
         check=True,
@@ -121,7 +124,12 @@ def in_a_process(function: str, *arguments: Any) -> int:
     return int(process.stdout)
 
 
-def main() -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add those of this part: none."""
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure and print."""
     counts = {n: in_a_process("allocations", n) for n in STEPS}
     print("allocations of a fit in compiled code: " + ", ".join(f"{count} in {n} steps" for n, count in counts.items()))
 
@@ -150,11 +158,8 @@ def main() -> None:
             flush=True,
         )
     print(f"(up to {SLACK:g} MB more pass as the interpreter's own)")
-    sys.exit(0 if is_kept else 1)
+    options.exit_with(is_kept)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print({"measure": measure, "allocations": allocations}[sys.argv[1]](*json.loads(sys.argv[2])))
-    else:
-        main()
+    print({"measure": measure, "allocations": allocations}[sys.argv[1]](*json.loads(sys.argv[2])))

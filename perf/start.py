@@ -1,6 +1,6 @@
 """Measure the first minute: import, the first fit on a machine, and what a second process still waits for.
 
-    python perf/first_minute.py [--rounds 5]
+    python perf/start.py [--rounds 5]
 
 Each round runs in new processes with a cache of its own, empty at first. The network and the size of the data are those
 of `examples/digits.py`. Times of `import fastbp` and of a second process are above those of `import numba`.
@@ -8,7 +8,6 @@ of `examples/digits.py`. Times of `import fastbp` and of a second process are ab
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -17,7 +16,7 @@ import tempfile
 import time
 from statistics import median
 
-import timing
+from harness import options
 
 # Upper bounds in seconds, by what they are of.
 GOALS = {"import fastbp": 0.15, "first fit, empty cache": 6.0, "second process, in all": 1.0}
@@ -118,11 +117,11 @@ def one_round() -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = options.parser_of(__doc__)
+    options.add_rounds(parser, 5)
     arguments = parser.parse_args()
     rounds = [one_round() for _ in range(arguments.rounds)]
-    print(f"{timing.processor()}; medians of {arguments.rounds} rounds, and the range")
+    print(f"{options.processor()}; medians of {arguments.rounds} rounds, and the range")
     is_met = True
     for name in rounds[0]:
         values = sorted(values_of[name] for values_of in rounds)
@@ -132,7 +131,7 @@ def main() -> None:
         goal = f"   goal: at most {GOALS[name]:g} s" if name in GOALS else ""
         is_met &= median(values) <= GOALS.get(name, float("inf"))
         print(f"{name:55}{middle}{bounds}{goal}")
-    sys.exit(0 if is_met else 1)
+    options.exit_with(is_met)
 
 
 if __name__ == "__main__":

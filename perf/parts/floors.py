@@ -1,6 +1,6 @@
 """Time every leaf on data in the first-level cache against its own floor.
 
-    python perf/kernels.py [--dtype float32,float64] [--only adam,tanh] [--rounds 7]
+    python perf/leaves.py floors [--dtypes float32,float64] [--only adam,tanh] [--rounds 9]
 
 The floor is the larger of two times: that of its multiply-adds at the peak of the FMA units, and that of its bytes at
 the bandwidth of the first-level cache, both measured here. Of element-wise leaves the multiplications, multiply-adds,
@@ -21,11 +21,9 @@ import numba
 import numpy as np
 from numba import types
 
-import peak
-import timing
 from fastbp._jit import leaf
 from fastbp.kernels import gather, losses, shuffle, sums, transpose, updates
-from fastbp.kernels.activations import ACTIVATIONS
+from fastbp.kernels.activations import ACTIVATIONS, Activation
 from fastbp.kernels.calls import call
 from fastbp.kernels.panels import panel_width
 from fastbp.kernels.products import dense, gradient
@@ -33,6 +31,7 @@ from fastbp.kernels.products.lists import list_nonzeros, multiply_nonzeros, stri
 from fastbp.kernels.products.packed import pack_columns, pack_rows
 from fastbp.kernels.products.tile import TILE_ROWS
 from fastbp.kernels.simd import fma, lanes_of, load, store
+from harness import options, peak
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +70,11 @@ class Case:
     n_bytes: int
     n_fma: float = 0.0
     restores: np.ndarray | None = None
+
+
+def constants_of(row: Activation | losses.Loss) -> np.ndarray:
+    """Return the constants of an activation or a loss, as their leaves read them."""
+    return aligned(max(1, len(row.constants)), dtype=np.float64, values=row.constants or 0.0)
 
 
 @numba.njit
@@ -234,11 +238,12 @@ def element_wise(dtype: str) -> Iterator[Case]:
         if activation.forward is not None:
             n_features = 8 if name == "softmax" else 1
             n_fma = counted(activation.forward, dtype) * N
-            arguments = (h, n_features, N // n_features)
+            arguments = (h, n_features, N // n_features, constants_of(activation))
             yield Case(f"{name}_forward", activation.forward, arguments, N, 2 * size * N, n_fma, restores=h)
         if activation.backward is not None:
             n_fma = counted(activation.backward, dtype) * N
-            yield Case(f"{name}_backward", activation.backward, (d, z, h, N), N, 3 * size * N, n_fma, restores=d)
+            arguments = (d, z, h, N, constants_of(activation))
+            yield Case(f"{name}_backward", activation.backward, arguments, N, 3 * size * N, n_fma, restores=d)
     sums = aligned(2, dtype=np.float64)
     for name, loss in losses.LOSSES.items():
         n_out = 8
@@ -247,7 +252,9 @@ def element_wise(dtype: str) -> Iterator[Case]:
             classes[:] = 0.0
             classes[:, 3] = 1.0
         n_fma = counted(loss.leaf, dtype) * N
-        yield Case(name, loss.leaf, (z, targets, d, n_out, N // n_out, 0.01, sums), N, 3 * size * N, n_fma)
+        yield Case(
+            name, loss.leaf, (z, targets, d, n_out, N // n_out, 0.01, constants_of(loss), sums), N, 3 * size * N, n_fma
+        )
     grads, constants = aligned(N, dtype=dtype), aligned(8, dtype=np.float64, values=0.9)
     rates = aligned(8, dtype=np.float64, values=1e-3)
     for update, n_moments in (
@@ -284,17 +291,15 @@ def measure(cases: list[Case], dtype: str, rounds: int) -> None:
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dtype", type=lambda text: text.split(","), default="float32,float64")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add those of this part."""
+    options.add_dtypes(parser)
+    options.add_rounds(parser, 9)
     parser.add_argument("--only", type=lambda text: text.split(","), default="", help="parts of names, comma-separated")
-    parser.add_argument("--rounds", type=int, default=9)
-    arguments = parser.parse_args()
-    print(timing.processor())
-    for dtype in arguments.dtype:
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure and print."""
+    for dtype in arguments.dtypes:
         cases = [*products(dtype), *lists(dtype), *movements(dtype), *element_wise(dtype)]
         measure([case for case in cases if any(part in case.name for part in arguments.only)], dtype, arguments.rounds)
-
-
-if __name__ == "__main__":
-    main()
