@@ -42,7 +42,6 @@ _LARGE = 1e4  # data of this size is more likely to blame for a divergence than 
 Array = npt.NDArray[Any]
 
 _NO_CONSTANTS = np.zeros(1)
-_OF_WORKER = ["cursor", "totals", "records", "rules"]  # fields of RUN
 
 
 class Rule(NamedTuple):
@@ -68,11 +67,15 @@ def rule_of(optimizer: Optimizer) -> Rule:
 
 
 class _Rates(NamedTuple):
-    """The learning rates of some steps."""
+    """The learning rates of the step before `first_step`, of that one, and of those that follow."""
 
     first_step: int
     rates: Array
-    last_rate: float  # of the step before `first_step`
+
+    def of(self, steps: Array | int) -> Array:
+        """Return those of these steps."""
+        rates: Array = self.rates[steps - (self.first_step - 1)]
+        return rates
 
 
 class _Call:
@@ -137,11 +140,11 @@ class Driver:
         self.records = np.zeros(1, RECORD) if records is None else records
         self.rules = np.zeros(0, RULE) if rules is None else rules
         self._start = self._stop = 0.0  # of the last call, by time.perf_counter
-        self._rates = _Rates(position.n_steps, np.zeros(1), 0.0)
+        self._rates = _Rates(position.n_steps, np.zeros(2))
 
     def compile(self) -> None:
         """Compile or load the kernel, without taking a step."""
-        if not border.train.signatures:
+        if not border.train.overloads:
             self._call(self._position.n_steps, 0, n_workers=1)
 
     def advance(self, last_step: int, seconds_left: float = math.inf) -> int:
@@ -201,8 +204,7 @@ class Driver:
 
     def rates_of(self, steps: Array) -> Array:
         """Return the learning rates of steps that the last call has taken, or of the one before it."""
-        first_step, rates, last_rate = self._rates
-        return np.where(steps >= first_step, rates[np.maximum(steps - first_step, 0)], last_rate)
+        return self._rates.of(steps)
 
     def times(self, records: Array) -> Array:
         """Return when the epochs of these records of the last call ended, by time.perf_counter."""
@@ -227,11 +229,12 @@ class Driver:
         if self._rule is None:
             return
         optimizer, first_step = self._rule.optimizer, self._position.n_steps
-        rates = schedules.sample(optimizer.learning_rate, first_step, max(1, last_step - first_step))
-        n_taken, last_rate = first_step - self._rates.first_step, self._rates.last_rate
-        if 0 < n_taken <= self._rates.rates.size:  # more, if others have taken steps in between
-            last_rate = float(self._rates.rates[n_taken - 1])
-        self._rates = _Rates(first_step, np.ascontiguousarray(rates, np.float64), last_rate)
+        n, before = max(1, last_step - first_step), self._rates
+        rates = np.empty(n + 1)
+        rates[1:] = schedules.sample(optimizer.learning_rate, first_step, n)
+        # The last one again, but if others have taken steps in between.
+        rates[0] = before.of(first_step - 1) if first_step - before.first_step < before.rates.size else before.rates[0]
+        self._rates = _Rates(first_step, rates)
 
     def _use(self, program: Program) -> None:
         """Write into the program's tables what stays the same from call to call."""
@@ -240,9 +243,9 @@ class Driver:
         decays_biases = self._rule is not None and self._rule.decays_biases
         row = moments.strides[0] // moments.itemsize
         program.optimizer[0] = moments.ctypes.data, row, constants.ctypes.data, decays_biases
-        program.dealing[0] = self.dealing
-        program.runs[_OF_WORKER][0] = _addresses(self._of_first_worker)
-        program.runs[["n_records", "n_rules"]] = self.records.shape[0], self.rules.shape[0]
+        program.dealing[0] = self.dealing.item()
+        program.of_worker[0] = _addresses(self._of_first_worker)
+        program.numbers[...] = self.records.shape[0], self.rules.shape[0]
         program.user = self
 
     @property
@@ -253,12 +256,12 @@ class Driver:
         program, rates = self._program, self._rates
         if program.user is not self:
             self._use(program)
-        program.dealing[["last_step", "budget"]] = last_step, budget
-        program.runs[["rates", "first_step"]] = rates.rates.ctypes.data, rates.first_step
+        program.limits[...] = last_step, budget
+        program.rates[...] = rates.rates.ctypes.data + rates.rates.itemsize, rates.first_step
         # What the others decide by, each of its own: all come to the same decisions, and the first worker's are kept.
         own = [tuple([array.copy() for array in self._of_first_worker]) for _ in range(1, n_workers)]
         for worker, arrays in enumerate(own, 1):
-            program.runs[_OF_WORKER][worker] = _addresses(arrays)
+            program.of_worker[worker] = _addresses(arrays)
         call = _Call(program, self.data.source(), n_workers, self, rates, own)
         self._start = time.perf_counter()
         try:
@@ -316,8 +319,8 @@ class Stepper:
     def _use(self, program: Program) -> None:
         """Write what `step_at_once` leaves as it is into the program's tables."""
         shared = self._position.cursor, self._position.totals, self._record, self._rules
-        program.runs[_OF_WORKER][0] = _addresses(shared)
-        program.runs[["rates", "n_records", "n_rules"]] = self._rate.ctypes.data, 1, 0
+        program.of_worker[0] = _addresses(shared)
+        program.rates[...], program.numbers[...] = (self._rate.ctypes.data, 0), (1, 0)
         program.border["fit_cursor"] = self.state.position.cursor.ctypes.data
         program.user = self
 

@@ -123,9 +123,13 @@ class _AtOnce:
             np.zeros(0, RULE),
         )
         cursor = self._position.cursor.ctypes.data
-        run = cursor, self._position.totals.ctypes.data, self._record.ctypes.data, self._rules.ctypes.data
-        program.runs[["cursor", "totals", "records", "rules"]][0] = run
-        program.runs[["rates", "n_records", "n_rules"]] = self._rate.ctypes.data, 1, 0
+        program.of_worker[0] = (
+            cursor,
+            self._position.totals.ctypes.data,
+            self._record.ctypes.data,
+            self._rules.ctypes.data,
+        )
+        program.rates[...], program.numbers[...] = (self._rate.ctypes.data, 0), (1, 0)
         program.border["fit_cursor"] = cursor
         program.user = self
 

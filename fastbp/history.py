@@ -239,13 +239,13 @@ class History:
 
         No checks: the trainer passes `epoch` and checked metric names.
         """
-        arrays = {name: np.atleast_1d(np.asarray(values)) for name, values in columns.items()}
-        row = self._row_of(arrays["epoch"][0])
-        stop = row + arrays["epoch"].size
+        epochs = np.atleast_1d(columns["epoch"])
+        row = self._row_of(epochs[0])
+        stop = row + epochs.size
         self._reserve(stop)
-        self._add_columns(arrays)
+        self._add_columns(columns)
         for name, column in self._columns.items():
-            column[row:stop] = arrays.get(name, np.nan)
+            column[row:stop] = columns.get(name, np.nan)
         self._length = stop
 
     def _fill(self, epoch: int, **values: float) -> None:

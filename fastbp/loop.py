@@ -236,12 +236,15 @@ class Loop:
         n, n_epochs = int(self._position.cursor["n_records"]), self._position.n_epochs
         records = self._driver.records[:n]
         ends = self._driver.times(records)
+        seconds = ends.copy()
+        seconds[0] -= self._ended.time
+        seconds[1:] -= ends[:-1]
         history._put(
-            epoch=np.arange(n_epochs - n, n_epochs) + 1,
+            epoch=np.arange(n_epochs - n + 1, n_epochs + 1),
             loss=records["loss"],
             accuracy=records["right"] / self._decisions,
             learning_rate=self._driver.rates_of(records["step"].astype(np.int64) - 1),
-            seconds=ends - np.concatenate([[self._ended.time], ends[:-1]]),
+            seconds=seconds,
         )
         return _Ended(n_epochs, float(ends[-1]))
 

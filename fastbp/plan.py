@@ -8,7 +8,7 @@ follow from the size of the batch alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -368,9 +368,8 @@ def _gradient_cost(layout: Layout, n_samples: int) -> int:
     return n_samples * _n_weights(layout)
 
 
-@lru_cache(maxsize=16)
 def _n_weights(layout: Layout) -> int:
-    return sum(n_in * n_out for n_in, n_out in pairwise(layout.sizes))
+    return layout.n_params - sum(layout.sizes[1:])
 
 
 def _is_packed(n_in: int, n_out: int) -> bool:

@@ -92,8 +92,12 @@ class Program:
     border : ndarray, shape (1,), BORDER
     addresses : dict of str to int
         Of these tables, and of some more.
+    of_worker, rates, numbers, limits : ndarray
+        What changes from call to call, as views of some fields of all rows: of `runs` where each worker's position
+        lies, the learning rates and the step of the first of them, and how many records and rules there are; of
+        `dealing` the last step and the budget.
     user : object
-        Who has written the tables that change from call to call.
+        Who has written these last.
     """
 
     def __init__(self, plan: Plan, params: npt.NDArray[Any]) -> None:
@@ -114,6 +118,10 @@ class Program:
         self.layers = own["layers"]
         self.plans, self.runs, self.dealing = own["plans"], own["runs"], own["dealing"]
         self.optimizer = own["optimizer"]
+        # Choosing fields takes ten times as long as writing them.
+        self.of_worker = self.runs[["cursor", "totals", "records", "rules"]]
+        self.rates, self.numbers = self.runs[["rates", "first_step"]], self.runs[["n_records", "n_rules"]]
+        self.limits = self.dealing[["last_step", "budget"]]
         own["ones"][:], own["count"][:] = 1, np.arange(plan.strip)
         addresses = {name: base + offset for name, (offset, _, _) in tables.items()}
         self._zeros, self._constants = addresses["zeros"], addresses["constants"]

@@ -96,7 +96,7 @@ class Position:
     def whole(self, n_steps: int) -> Position:
         """Return a copy at the beginning of the present step, without records, as if `n_steps` had been taken."""
         other = Position()
-        other.cursor[...], other.totals[...] = self.cursor, self.totals
+        other.cursor[()], other.totals[()] = self.cursor.item(), self.totals.item()  # a tenth of the time of arrays
         other.epoch_seconds, other.unvalidated = self.epoch_seconds, self.unvalidated
         other._fingerprint = self.fingerprint if self.is_mid_epoch else None
         other.abandon_step()
