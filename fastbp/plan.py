@@ -30,25 +30,55 @@ __all__ = ["NEVER", "Architecture", "Plan", "Ways", "capacity_for", "step_cost"]
 
 NEVER = int(np.iinfo(np.int64).max)  # a threshold that no number of samples reaches
 
-SUPER_BLOCK = 1024  # samples whose activations are kept for the gradient: bounds the workspace whatever the batch
-LOSS_UNIT = 64  # samples of one sum of losses, and of a task: activations stay in the nearest caches
-SMALL_BLOCK = 128  # samples of a task of small networks, which sums a gradient too
-WIDE_BLOCK = 512  # samples of a task at most where layers are packed: one packing serves them all
-PACK_ABOVE = 1 << 16  # weights of a layer; smaller ones are read fast enough as they lie
-# Multiply-adds of a product with lists, and of a dense one; smaller ones do not repay the copying of w: with 2**23
-# instead of 2**24 the dense products of `mnist` took 2 to 4 % longer (Zen 4).
-LIST_PRODUCT, PACK_PRODUCT = 1 << 23, 1 << 24
+# Each threshold with the time of a step at half of it and at double, over that as it is: medians of the networks of
+# `python perf/thresholds.py NAME`, on an AMD EPYC (Zen 4, 32 KB and 1 MB of cache a core), one core, float32. A median
+# is known to some 0.02. Values that change bits, or cannot be varied freely, say so.
+
+# Samples whose activations are kept for the gradient: bounds the workspace whatever the batch. Half 0.99 to 1.00,
+# double 1.00 to 1.01. A multiple of `sums.PART`; where it cuts a batch tells in bits.
+SUPER_BLOCK = 1024
+# Samples of one sum of losses, and of a task: activations stay in the nearest caches. Half 0.99 to 1.00, double 1.00. A
+# multiple of CHUNK; changes bits of the mean loss.
+LOSS_UNIT = 64
+# Samples of a task of small networks, which sums a gradient too. Half 1.02 to 1.03, double 0.98 to 1.00, but fewer
+# tasks for threads. A multiple of LOSS_UNIT; changes bits of the gradient.
+SMALL_BLOCK = 128
+# Samples of a task at most where layers are packed: one packing serves them all. Half 1.00 to 1.02, double 0.99.
+WIDE_BLOCK = 512
+# Weights of a layer from which copies may pay; smaller ones are read fast enough as they lie. Half: 1.00 to 1.03 with
+# 200 × 200. Double: 0.97 with 300 × 300, dense; 1.00 with lists.
+PACK_ABOVE = 1 << 16
+# Multiply-adds of a product with lists from which the copying of w is repaid. Half: 0.94 with 512 × 512 × 24. Double:
+# 1.01 to 1.03 with 512 × 512 × 48.
+LIST_PRODUCT = 1 << 23
+# The same of a dense product. Half: 1.02 to 1.03 with 784 × 128 × 128. Double: 0.98 with 784 × 128 × 256, 0.98 to 0.99
+# with 512 × 512 × 96, 0.97 to 1.03 with 784 × 512 × 48.
+PACK_PRODUCT = 1 << 24
 # Cache blocks of a product: terms of a sum, and rows (whole tiles). A panel of 128 terms takes 16 KB, in any dtype, and
-# leaves room in the first-level cache for what else a tile reads.
+# leaves room in the first-level cache for what else a tile reads. K_BLOCK: half 0.99 to 1.02, double 1.00. M_BLOCK:
+# half 1.00, double 0.99 to 1.00. Buffers for packed weights grow with both.
 K_BLOCK, M_BLOCK = 128, 22 * TILE_ROWS
-CHUNK = 64  # terms of a list of what is not zero: what a strip meets of them takes 24 KB at most
-S_BLOCK = 256  # samples of a block of a gradient: twice as many terms as above halve how often its sums are loaded
-# Of a gradient that is updated at once: columns, long pieces of memory, and elements.
-C_BLOCK, RECTANGLE = 512, 4 * TILE_ROWS * 512
-FEW_OF_A_PANEL = 4  # so small a part of one goes with the lanes over outputs, where these fill a panel
-NARROW = 4  # outputs; wider ones fill the lanes of the register tile well enough
+# Terms of a list of what is not zero: what a strip meets of them takes 24 KB at most. Half 1.03 to 1.05, double 1.05 to
+# 1.08. Divides the samples of a task (doubled it may not, where no layer is packed); changes bits of the biases.
+CHUNK = 64
+# Samples of a block of a gradient: twice as many terms as above halve how often its sums are loaded. Half 1.01, double
+# 0.99 to 1.00. A multiple of a panel.
+S_BLOCK = 256
+# Columns of a gradient that is updated at once, long pieces of memory. Half 0.99 to 1.01; double, all of the 1000
+# columns there, 0.95 to 0.98.
+C_BLOCK = 512
+# Elements of the same. Half 1.00, double 1.00 to 1.01. At least one row of tiles of C_BLOCK columns.
+RECTANGLE = 4 * TILE_ROWS * 512
+# Of a panel: no more samples than this part of its lanes are few. Half, up to twice as many samples: 1.02 to 1.04 with
+# 16. Double: 1.04 to 1.11 with 8.
+FEW_PART = 4
+# Outputs; wider ones fill the lanes of the register tile well enough. Half 1.02 to 1.05 with 4 outputs, double 1.01
+# with 8. Changes bits of the gradient.
+NARROW = 4
+# Parameters up to which each block has a gradient of its own. Half 0.99 to 1.00 with 11 000, double 0.99 to 1.02 with
+# 26 000. Changes bits of the gradient of several blocks.
+SMALL_NETWORK = 1 << 14
 TASK_COST, ELEMENT_COST = 10_000, 16  # multiply-adds that fit into the overhead of a task, and into an update
-SMALL_NETWORK = 1 << 14  # parameters up to which each block has a gradient of its own
 
 
 class Architecture(NamedTuple):
@@ -219,7 +249,7 @@ class Plan:
         lists_dz = may_list and self.trains and after and n_out >= self.panel and n_in >= 2 * self.strip
         is_hidden = self.trains and index > 0
         # A few samples would leave most lanes empty. These run over outputs then, in the scratch of a packed block.
-        few_to = min(self.panel // FEW_OF_A_PANEL, K_BLOCK * M_BLOCK // n_out) if n_out >= self.panel else 0
+        few_to = min(self.panel // FEW_PART, K_BLOCK * M_BLOCK // n_out) if n_out >= self.panel else 0
         return Ways(
             forward_few_to=few_to,
             forward_lists_from=self._pays_from(n_in, n_out, LIST_PRODUCT) if lists_h else NEVER,

@@ -1,99 +1,124 @@
-"""Repeat the measurement behind a threshold of `fastbp/plan.py`: steps with half of it and with twice of it.
+"""Repeat the measurements behind the thresholds of fastbp/plan.py.
 
-    python perf/thresholds.py LIST_PRODUCT [PACK_PRODUCT ...] [--dtypes float32] [--threads 1]
+    python perf/thresholds.py [LIST_PRODUCT ...] [--rounds 4] [--processes 3]
 
-All values take turns in processes of their own, as in `compare.py`; a cell is the time with that value over the time
-with the one in use, with its 95 % interval. Each threshold has the shapes that it decides something about. Those marked
-with * decide the order of a sum as well: other values have other last bits.
+For each name, by default for all, networks on which that threshold decides something take steps with the constant at
+half, at its value and at double, in processes that take turns as those of `compare.py` do: the worker sets the constant
+before anything is planned. A line has the time per step as it is, and the ratios of the others to it with their 95 %
+intervals: above 1 where the other value is slower.
+
+All on one core, float32; the networks are chosen for panels of 32 samples, those of AVX-512. Some cannot be varied
+freely:
+
+* SUPER_BLOCK is a whole number of the parts of 512 terms of `kernels.sums`. A batch between two values of it changes
+  its bits, as its gradient is then one sum or one in parts; so do larger ones of small networks.
+* LOSS_UNIT is the unit of a task as well, and a multiple of CHUNK where a layer lists its gradient: the networks here
+  list none. It changes the bits of the mean loss, not those of the parameters.
+* SMALL_BLOCK and SMALL_NETWORK say which sums are made apart: they change bits of the gradient.
+* CHUNK divides the samples of a task: doubled it fits networks with packed layers only. It changes bits of the biases.
+* NARROW chooses between two orders of a sum: it changes bits of the gradient.
+* FEW_PART divides: half of it means up to twice as many samples.
+* PACK_ABOVE sets the samples of a task, too: up to WIDE_BLOCK where a layer is packed.
+* TILE_ROWS and the width of panels and strips are those of the registers; nothing here varies them. M_BLOCK is a whole
+  number of tiles, S_BLOCK of panels; RECTANGLE and C_BLOCK bound each other's tiles.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from statistics import median
 
 from fastbp import plan
 from harness import options
 from harness.processes import Setting
 from harness.shapes import SHAPES, Shape
-from harness.versions import Case, in_cell, measure
+from harness.versions import FEWEST_ROUNDS, Case, in_cell, measure
 
-if TYPE_CHECKING:
-    import argparse
-
-USED = "in use"
+HALF, SAME, DOUBLE = "half", "same", "double"
 
 
-class Threshold(NamedTuple):
-    """The shapes that a threshold matters to."""
-
-    shapes: tuple[str, ...]
-    decides_sums: bool = False
+def relu(*sizes: int, batch: int) -> Shape:
+    """Return a classifier that skips zeros."""
+    return Shape("network", sizes, "relu", "softmax", "cross_entropy", batch)
 
 
-THRESHOLDS = {
-    "SUPER_BLOCK": Threshold(("expm", "batch of 4096"), decides_sums=True),
-    "LOSS_UNIT": Threshold(("surrogate", "expm", "mnist"), decides_sums=True),
-    "SMALL_BLOCK": Threshold(("surrogate", "expm"), decides_sums=True),
-    "WIDE_BLOCK": Threshold(("nl", "wide")),
-    "PACK_ABOVE": Threshold(("mnist", "square 256")),
-    "LIST_PRODUCT": Threshold(("mnist", "mid")),
-    "PACK_PRODUCT": Threshold(("mnist", "mid")),
-    "K_BLOCK": Threshold(("mid", "dense mid")),
-    "M_BLOCK": Threshold(("mid", "dense mid")),
-    "CHUNK": Threshold(("mid", "nl")),
-    "S_BLOCK": Threshold(("mnist", "dense mid")),
-    "C_BLOCK": Threshold(("mid", "dense mid")),
-    "RECTANGLE": Threshold(("mnist", "dense mid")),
-    "NARROW": Threshold(("expm", "8 outputs"), decides_sums=True),
-    "SMALL_NETWORK": Threshold(("surrogate", "square 100"), decides_sums=True),
-    "FEW_OF_A_PANEL": Threshold(("batch of 6", "batch of 12")),
+def tanh(*sizes: int, batch: int) -> Shape:
+    """Return a regression, all of it dense."""
+    return Shape("network", sizes, "tanh", "identity", "mse", batch)
+
+
+WIDE_TANH = 784, 512, 512, 10
+# Batches lie between the number of samples from which a way is taken with a value and with its half or double.
+CASES: dict[str, tuple[Shape, ...]] = {
+    "SUPER_BLOCK": (SHAPES["expm"], tanh(64, 128, 128, 10, batch=4096), relu(784, 512, 512, 10, batch=4096)),
+    "LOSS_UNIT": (tanh(64, 128, 128, 10, batch=256), tanh(64, 200, 200, 10, batch=256), SHAPES["surrogate"]),
+    "SMALL_BLOCK": (SHAPES["surrogate"], SHAPES["expm"], tanh(4, 32, 32, 1, batch=1024)),
+    "WIDE_BLOCK": (tanh(*WIDE_TANH, batch=1024), relu(784, 512, 512, 10, batch=1024), SHAPES["nl"]),
+    "PACK_ABOVE": (
+        tanh(200, 200, 200, 10, batch=512),
+        relu(200, 200, 200, 10, batch=512),
+        tanh(300, 300, 300, 10, batch=512),
+        relu(300, 300, 300, 10, batch=512),
+    ),
+    "LIST_PRODUCT": (relu(784, 512, 512, 10, batch=24), relu(784, 512, 512, 10, batch=48)),
+    "PACK_PRODUCT": (
+        SHAPES["mnist"],
+        tanh(*WIDE_TANH, batch=48),
+        tanh(*WIDE_TANH, batch=96),
+        relu(784, 128, 10, batch=256),
+    ),
+    "K_BLOCK": (tanh(*WIDE_TANH, batch=256), tanh(784, 1000, 1000, 10, batch=500)),
+    "M_BLOCK": (tanh(*WIDE_TANH, batch=256), tanh(784, 1000, 1000, 10, batch=500)),
+    "CHUNK": (SHAPES["mnist"], SHAPES["mid"]),
+    "S_BLOCK": (tanh(*WIDE_TANH, batch=512), tanh(784, 1000, 1000, 10, batch=1024)),
+    "C_BLOCK": (tanh(784, 1000, 1000, 10, batch=256), relu(784, 1000, 1000, 10, batch=256)),
+    "RECTANGLE": (tanh(*WIDE_TANH, batch=256), tanh(784, 1000, 1000, 10, batch=256)),
+    "FEW_PART": (
+        tanh(8, 64, 64, 4, batch=8),
+        tanh(64, 128, 128, 10, batch=8),
+        tanh(8, 64, 64, 4, batch=16),
+        tanh(64, 128, 128, 10, batch=16),
+    ),
+    "NARROW": (SHAPES["expm"], tanh(8, 64, 64, 4, batch=256), tanh(8, 64, 64, 8, batch=256)),
+    "SMALL_NETWORK": (
+        tanh(16, 96, 96, 1, batch=32),
+        tanh(16, 96, 96, 1, batch=256),
+        tanh(64, 128, 128, 10, batch=32),
+        tanh(64, 128, 128, 10, batch=256),
+    ),
 }
-# Shapes where a threshold lies near, beside those that all benchmarks have.
-OTHERS = {
-    shape.name: shape
-    for shape in (
-        Shape("batch of 4096", (64, 128, 128, 10), "relu", "softmax", "cross_entropy", 4096),
-        Shape("square 100", (10, 100, 100, 1), "tanh", "identity", "mse", 256),
-        Shape("square 256", (256, 256, 256, 10), "tanh", "softmax", "cross_entropy", 256),
-        Shape("dense mid", (784, 512, 512, 10), "tanh", "softmax", "cross_entropy", 256),
-        Shape("8 outputs", (32, 64, 8), "tanh", "identity", "mse", 128),
-        Shape("batch of 6", (64, 128, 128, 10), "relu", "softmax", "cross_entropy", 6),
-        Shape("batch of 12", (64, 128, 128, 10), "relu", "softmax", "cross_entropy", 12),
-    )
-}
 
 
-def report(name: str, arguments: argparse.Namespace) -> None:
-    """Measure and print what half and twice of a threshold cost."""
-    threshold, used = THRESHOLDS[name], getattr(plan, name)
-    values = {"half": used // 2, "twice": 2 * used}
-    print(f"\n{name} = {used}{'*' if threshold.decides_sums else ''}")
-    for shape_name in threshold.shapes:
-        for dtype in arguments.dtypes:
-            case = Case((SHAPES | OTHERS)[shape_name], arguments.threads, dtype)
-            settings = {USED: Setting("fastbp", case.threads)} | {
-                label: Setting("fastbp", case.threads, constants=((name, value),)) for label, value in values.items()
-            }
-            for _ in range(arguments.processes):
-                measure(case, settings, arguments.rounds, fits=3, seconds=0.03)
-            cells = "   ".join(f"{values[label]}: {in_cell(case.ratio(label, USED)).strip()}" for label in values)
-            print(f"  {shape_name:14} {dtype}   {cells}", flush=True)
+def settings_of(name: str) -> dict[str, Setting]:
+    """Return fastbp with the constant at half, as it is and at double."""
+    value = getattr(plan, name)
+    values = {HALF: value // 2, SAME: value, DOUBLE: 2 * value}
+    return {version: Setting("fastbp", constants=((name, number),)) for version, number in values.items()}
+
+
+def report(name: str, n_processes: int, rounds: int) -> None:
+    """Measure and print the table of a constant."""
+    print(f"\n{name} = {getattr(plan, name):,}")
+    print(f"{'network':44}{'µs/step':>10}   {'half':28}   double")
+    for shape in CASES[name]:
+        case = Case(shape, 1, "float32")
+        for _ in range(n_processes):
+            measure(case, settings_of(name), rounds, fits=3, seconds=0.03)
+        cells = "   ".join(in_cell(case.ratio(version, SAME)) for version in (HALF, DOUBLE))
+        print(f"{str(shape).partition(': ')[2]:44}{1e6 * median(case.seconds[SAME]):10.2f}   {cells}", flush=True)
 
 
 def main() -> None:
     parser = options.parser_of(__doc__)
-    parser.add_argument("names", nargs="*", default=list(THRESHOLDS), metavar="NAME", help="all by default")
-    options.add_dtypes(parser, "float32")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CASES)}")
     options.add_rounds(parser, 4)
     parser.add_argument("--processes", type=int, default=3, help="how often to begin with new ones")
-    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    unknown = set(arguments.names) - set(THRESHOLDS)
-    if unknown:
-        parser.error(f"no such threshold: {', '.join(sorted(unknown))}")
-    print(f"{options.processor()}; Adam, {arguments.threads} thread(s); time over that with the value in use")
-    for name in arguments.names:
-        report(name, arguments)
+    unknown = sorted({*arguments.names} - {*CASES})
+    if unknown or arguments.rounds * arguments.processes < FEWEST_ROUNDS:
+        parser.error(f"unknown: {', '.join(unknown)}" if unknown else f"at least {FEWEST_ROUNDS} rounds in all")
+    print(f"{options.processor()}; Adam, float32, one thread; time per step over that with the constant as it is")
+    for name in arguments.names or CASES:
+        report(name, arguments.processes, arguments.rounds)
 
 
 if __name__ == "__main__":
