@@ -287,6 +287,7 @@ def test_one_signature_serves_every_layout(monkeypatch):
         assert len(function.signatures) <= 2  # one per dtype
 
 
+@pytest.mark.filterwarnings("ignore:Setting the:DeprecationWarning")
 def test_arrays_reshaped_by_another_thread_meanwhile_are_read_as_they_were():
     model, stop = model_of((4, 9, 1)), threading.Event()
     x = batch_for(model, 64)[0]
