@@ -158,8 +158,13 @@ def report_of(process):
     return json.loads(out)
 
 
+needs_disk = pytest.mark.skipif(_jit.IS_PLAIN, reason="without Numba's private classes nothing is kept on disk")
+
+
 @pytest.fixture
 def package(tmp_path):
+    if _jit.IS_PLAIN:
+        pytest.skip("without Numba's private classes nothing is kept on disk")
     return Package(tmp_path / "package", tmp_path / "cache")
 
 
@@ -206,6 +211,7 @@ def test_inline_helper_leaves_no_call_in_leaf():
     assert not re.search(r"(define|declare|call)\b.*opposite", code)
 
 
+@pytest.mark.skipif(_jit.IS_PLAIN, reason="there it runs")
 def test_inline_helper_called_from_python_raises():
     with pytest.raises(KeyError):
         opposite(1.0)
@@ -550,11 +556,13 @@ def test_read_other_key_raises(tmp_path):
         cache._read(tmp_path / "file.nbc", ("float64",))
 
 
+@needs_disk
 def test_cache_folder_numba_cache_dir_is_the_parent(monkeypatch, tmp_path):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     assert cache._find_folder.__wrapped__()[0] == tmp_path / f"fastbp-{_jit.digest()}"
 
 
+@needs_disk
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="XDG variables are for other systems")
 def test_cache_folder_xdg_cache_home_is_used_if_absolute(monkeypatch, tmp_path):
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
