@@ -17,7 +17,7 @@ import numpy as np
 from fastbp.buffers import ALIGNMENT
 from fastbp.kernels import gather, parameters, samples, shuffle, sums, training, transpose, updates
 from fastbp.kernels.activations import ACTIVATIONS, Activation
-from fastbp.kernels.losses import LOSSES, Loss
+from fastbp.kernels.losses import LABELS, LOSSES, Loss
 from fastbp.kernels.panels import panel_width
 from fastbp.kernels.products import dense, gradient, lists, packed
 from fastbp.kernels.products.tile import TILE_ROWS
@@ -333,7 +333,7 @@ class Plan:
             sums.add_parts: has_parts,
             shuffle.sample_order: True,
             gather.gather_rows: True,
-            gather.gather_labels: True,
+            gather.gather_labels: self.with_loss and self.loss.targets == LABELS,
             gather.copy: True in [self.keeps_z(index) for index in range(self.layout.n_layers)],
             transpose.panels_to_rows: True,
             transpose.panels_to_features: is_narrow or lists_gradients,

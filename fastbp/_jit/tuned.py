@@ -44,8 +44,32 @@ class _HelperLibrary(_Library):
         self._finalized = True
 
 
+# Passes over what no kernel has: closures and comprehensions, `with`, overloads and functions that Numba inlines by
+# itself, `raise`, `literally`. They take a twentieth of the time to compile (perf/start.py).
+_NOT_NEEDED = {
+    "dump_parfor_diagnostics",
+    "find_literally",
+    "inline_closure_likes",
+    "inline_inlinables",
+    "inline_overloads",
+    "LiteralPropagation",
+    "literal_unroll",
+    "make_function_op_code_to_jit_function",
+    "nopython_supported_feature_validation",
+    "Rewrite dynamic raises",
+    "with_lifting",
+}
+
+
 class _Compiler(Compiler):
     library = _Library
+
+    def define_pipelines(self) -> list[Any]:
+        pipelines = super().define_pipelines()
+        for pipeline in pipelines:
+            pipeline.passes = [each for each in pipeline.passes if each[0].name() not in _NOT_NEEDED]
+            pipeline.finalize()
+        return pipelines
 
     def compile_extra(self, function: Callable[..., Any]) -> CompileResult:
         self.state.library = self.library(self.state.targetctx.codegen(), function.__qualname__)
