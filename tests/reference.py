@@ -93,11 +93,18 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]
     "softplus": (softplus, sigmoid),
 }
 
+# Losses that are the mean of a function of the error output - target: (the function, its derivative).
+OF_ERRORS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
+    "mse": (lambda error: error**2, lambda error: 2 * error),
+    "mae": (np.abs, np.sign),
+    "huber": (
+        lambda error: np.where(abs(error) <= HUBER_DELTA, error**2 / 2, HUBER_DELTA * (abs(error) - HUBER_DELTA / 2)),
+        lambda error: np.clip(error, -HUBER_DELTA, HUBER_DELTA),
+    ),
+}
+
 # loss: the outputs it is defined for.
-PERMITTED_OUTPUTS: dict[str, tuple[str, ...]] = {
-    "mse": tuple(ACTIVATIONS),
-    "mae": tuple(ACTIVATIONS),
-    "huber": tuple(ACTIVATIONS),
+PERMITTED_OUTPUTS: dict[str, tuple[str, ...]] = dict.fromkeys(OF_ERRORS, tuple(ACTIVATIONS)) | {
     "binary_cross_entropy": ("sigmoid",),
     "cross_entropy": ("softmax",),
 }
@@ -122,14 +129,7 @@ def loss_of_outputs(loss_name: str, output: str, z: Array, y: Array) -> Array:
         return -(y * log_softmax(z)).sum(axis=1).mean()
     if loss_name == "binary_cross_entropy":
         return (softplus(z) - y * z).mean()
-    difference = ACTIVATIONS[output][0](z) - y
-    if loss_name == "mse":
-        return (difference**2).mean()
-    size = np.abs(difference)
-    if loss_name == "mae":
-        return size.mean()
-    quadratic = size <= HUBER_DELTA
-    return np.where(quadratic, difference**2 / 2, HUBER_DELTA * (size - HUBER_DELTA / 2)).mean()
+    return OF_ERRORS[loss_name][0](ACTIVATIONS[output][0](z) - y).mean()
 
 
 def gradient_of_outputs(loss_name: str, output: str, z: Array, y: Array) -> Array:
@@ -139,14 +139,7 @@ def gradient_of_outputs(loss_name: str, output: str, z: Array, y: Array) -> Arra
     if loss_name == "binary_cross_entropy":
         return (sigmoid(z) - y) / z.size
     h, derivative = ACTIVATIONS[output]
-    difference = h(z) - y
-    if loss_name == "mse":
-        slope = 2 * difference
-    elif loss_name == "mae":
-        slope = np.sign(difference)
-    else:
-        slope = np.clip(difference, -HUBER_DELTA, HUBER_DELTA)
-    return slope * derivative(z) / z.size
+    return OF_ERRORS[loss_name][1](h(z) - y) * derivative(z) / z.size
 
 
 def n_params(sizes: Sequence[int]) -> int:

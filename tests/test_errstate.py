@@ -15,6 +15,7 @@ from cases import ACTIVATIONS
 from fastbp import schedules
 from fastbp.initializers import INITIALIZERS
 from problems import bits
+from reference import OF_ERRORS
 
 STATES = ["raise", "warn", "call"]
 
@@ -69,7 +70,7 @@ def networks(dtype):
         yield tuple(map(bits, model.loss_and_grad(X, Y)))
     for init in INITIALIZERS:
         yield bits(fastbp.MLP([4, 5, 2], init=init, dtype=dtype, seed=0).params)
-    for loss in ("mse", "mae", "huber"):
+    for loss in OF_ERRORS:
         yield fastbp.MLP([4, 5, 2], loss=loss, dtype=dtype, seed=0).loss(X, Y)
     classifier = fastbp.MLP([4, 5, 3], output="softmax", dtype=dtype, seed=0)
     for y in (LABELS, LABELS.astype(float), SOFT, np.eye(3)[LABELS]):

@@ -61,7 +61,7 @@ def test_mlp_default_loss_follows_the_output(output, loss):
 
 
 @pytest.mark.parametrize("output", [*HIDDEN, "softmax"])
-@pytest.mark.parametrize("loss", ["mse", "mae", "huber", "binary_cross_entropy", "cross_entropy"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_mlp_loss_goes_with_documented_outputs_only(output, loss):
     fused = {"binary_cross_entropy": "sigmoid", "cross_entropy": "softmax"}
     if output == fused.get(loss) or (loss not in fused and output != "softmax"):
@@ -73,7 +73,7 @@ def test_mlp_loss_goes_with_documented_outputs_only(output, loss):
 
 def test_mlp_loss_of_another_output_lists_the_permitted_ones():
     with pytest.raises(
-        ValueError, match="loss with output 'sigmoid' must be one of 'binary_cross_entropy', 'mse', 'mae', 'huber', got"
+        ValueError, match=r"loss with output 'sigmoid' must be one of 'binary_cross_entropy', 'mse', .*, got"
     ):
         fastbp.MLP([2, 2], output="sigmoid", loss="cross_entropy")
     with pytest.raises(ValueError, match="loss with output 'softmax' must be one of 'cross_entropy', got 'mse'"):
