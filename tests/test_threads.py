@@ -257,7 +257,7 @@ def test_fit_interrupted_before_it_starts_leaves_everything_whole(moment, pool, 
                 raise KeyboardInterrupt
         return original(*arguments)
 
-    interrupted.signatures = getattr(original, "signatures", None)  # a kernel is asked whether it has been compiled
+    interrupted.overloads = getattr(original, "overloads", None)  # a kernel is asked whether it has been compiled
     trainer = case.trainer(threads=4)
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, interrupted)
