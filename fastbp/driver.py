@@ -238,11 +238,13 @@ class Driver:
 
     def _use(self, program: Program) -> None:
         """Write into the program's tables what stays the same from call to call."""
-        moments = self._buffers.moments
-        constants = _NO_CONSTANTS if self._rule is None else self._rule.constants
-        decays_biases = self._rule is not None and self._rule.decays_biases
-        row = moments.strides[0] // moments.itemsize
-        program.optimizer[0] = moments.ctypes.data, row, constants.ctypes.data, decays_biases
+        if program.buffers is not self._buffers:  # whose rule stays the same
+            moments = self._buffers.moments
+            constants = _NO_CONSTANTS if self._rule is None else self._rule.constants
+            decays_biases = self._rule is not None and self._rule.decays_biases
+            row = moments.strides[0] // moments.itemsize
+            program.optimizer[0] = moments.ctypes.data, row, constants.ctypes.data, decays_biases
+            program.buffers = self._buffers
         program.dealing[0] = self.dealing.item()
         program.of_worker[0] = _addresses(self._of_first_worker)
         program.numbers[...] = self.records.shape[0], self.rules.shape[0]

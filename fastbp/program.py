@@ -98,6 +98,8 @@ class Program:
         `dealing` the last step and the budget.
     user : object
         Who has written these last.
+    buffers : object
+        Those that `optimizer` points into; kept alive.
     """
 
     def __init__(self, plan: Plan, params: npt.NDArray[Any]) -> None:
@@ -146,6 +148,7 @@ class Program:
             self.runs[name] = addresses[name]
         self.addresses, self.border = addresses, own["border"]
         self.user: object = None
+        self.buffers: object = None
         self.train_steps = int(self.plans["leaves"]["train_steps"][0])
         fill(self.border, 0, self._border_of(addresses))
 

@@ -32,7 +32,8 @@ NO_LIMIT = int(np.iinfo(np.int64).max)
 
 Array = npt.NDArray[Any]
 
-_OF_STEP = ["super_blocks_done", "phase", "task", "updating"]  # fields of CURSOR
+_OF_RUN = ["epoch", "position", "stop_rule", "spent"]  # fields of CURSOR, beside "step" and "n_records"
+_OF_STEP = ["super_blocks_done", "phase", "task", "updating"]
 _NOTHING_DONE = 0, 0, 0, 0
 
 
@@ -95,12 +96,13 @@ class Position:
 
     def whole(self, n_steps: int) -> Position:
         """Return a copy at the beginning of the present step, without records, as if `n_steps` had been taken."""
-        other = Position()
-        other.cursor[()], other.totals[()] = self.cursor.item(), self.totals.item()  # a tenth of the time of arrays
+        other = Position(n_steps)
+        for name in _OF_RUN:
+            other.cursor[name] = self.cursor[name]
+        other.totals[()] = self.totals.item()  # a tenth of the time of arrays
         other.epoch_seconds, other.unvalidated = self.epoch_seconds, self.unvalidated
         other._fingerprint = self.fingerprint if self.is_mid_epoch else None
-        other.abandon_step()
-        other.cursor[["n_records", "step"]] = 0, n_steps
+        other.totals["step_loss"] = other.totals["step_right"] = 0.0
         return other
 
     def next_epoch(self) -> Position:
@@ -244,6 +246,8 @@ class RuleMemory:
 
     def for_fit(self, rules: Sequence[StopRule], validation: str | None) -> RuleMemory:
         """Return the memory of a fit by these rules: it goes on where rules and validation data are the same."""
+        if not rules and validation is None and self._remembers_nothing:
+            return self
         memory = RuleMemory(rules, validation)
         known = dict(zip(self._of_kernel, self.table, strict=True))
         for index, rule in enumerate(memory._of_kernel):
@@ -253,6 +257,10 @@ class RuleMemory:
             if memory._early == self._early:
                 memory._watch = self._watch
         return memory
+
+    @property
+    def _remembers_nothing(self) -> bool:
+        return not self._early and not self._of_kernel and self._validation is None
 
     def rule(self, index: int) -> StopRule:
         """Return the rule in a row of the table."""

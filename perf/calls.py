@@ -3,10 +3,10 @@
     python perf/calls.py [--rounds 20] [--rivals numpy,torch,sklearn]
 
 float32; 4-32-32-1 with tanh, mean squared error and Adam, if not said otherwise. Arrays are as they should be: of the
-dtype, with contiguous rows. A time is the least of the rounds, each a loop of less than a millisecond after a call that
-is not counted, all in turns. The kernel is the compiled part of the same call, with the tables as the call has left
-them. Floors and goals are those of a machine on which `np.add` of four elements takes 0.26 µs (a 2-core Xeon);
-elsewhere they are scaled by what it takes, which is printed first. Writes JSON to perf/results/.
+dtype, with contiguous rows. A time is the least of the rounds, each a loop of less than a millisecond. The kernel is
+the compiled part of the same call, with the tables as the call has left them. Floors and goals are those of a machine
+on which `np.add` of four elements takes 0.26 µs (a 2-core Xeon); elsewhere they are scaled by what it takes, which is
+printed first. Writes JSON to perf/results/.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ADD_SECONDS = 0.26e-6  # of `np.add` where the limits come from
-SECONDS = 5e-4  # of a loop
+SECONDS = 9e-4  # of a loop
 RIVALS = ("numpy", "torch", "sklearn")
 BATCH, N = 32, 200
 
@@ -233,26 +233,16 @@ def sklearn_calls(x: np.ndarray, y: np.ndarray, add: Callable[..., None]) -> Non
     )
 
 
-def repetitions_of(run: Callable[[], Any]) -> int:
-    """Return how many calls a loop has."""
-    begin = time.perf_counter()
+def least_time(run: Callable[[], Any], rounds: int) -> float:
+    """Return the least time of a call, in loops of `SECONDS` one after the other."""
     run()
-    return max(1, int(SECONDS / max(time.perf_counter() - begin, 1e-7)))
-
-
-def least_times(runs: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, float]:
-    """Return the least time of each call, all in turns."""
-    for run in runs.values():
-        run()
-    counts, best = {key: repetitions_of(run) for key, run in runs.items()}, dict.fromkeys(runs, math.inf)
+    n, best = 1, math.inf
     for _ in range(rounds):
-        for key, run in runs.items():
-            run()  # finds in the caches what the others have left there
-            begin = time.perf_counter()
-            for _ in range(counts[key]):
-                run()
-            best[key] = min(best[key], (time.perf_counter() - begin) / counts[key])
-            counts[key] = max(1, int(SECONDS / best[key]))
+        begin = time.perf_counter()
+        for _ in range(n):
+            run()
+        best = min(best, (time.perf_counter() - begin) / n)
+        n = max(1, int(SECONDS / best))
     return best
 
 
@@ -270,7 +260,7 @@ def main() -> None:
         if call.kernel is not None:
             runs[call.name, "kernel"] = call.kernel
         runs |= {(call.name, rival): run for rival, run in theirs.get(call.name, {}).items()}
-    times = least_times(runs, arguments.rounds)
+    times = {key: least_time(run, arguments.rounds) for key, run in runs.items()}
     scale = (times["add"] - times["nothing"]) / ADD_SECONDS
     print(f"{options.processor()}; np.add of four elements {1e6 * scale * ADD_SECONDS:.2f} µs, floors × {scale:.2f}")
     print(f"{'in µs':42}{'call':>9}{'kernel':>9}{'floor':>9}{'goal':>9}   others")
