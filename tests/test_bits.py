@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastbp
+from fastbp import plan, program
 from fastbp.kernels import border, training
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.calls import int64_at
@@ -74,6 +75,30 @@ def assert_same_run(actual, expected):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_fit_again_gives_the_same_bits(case, dtype):
     assert_same_run(case.trained(dtype), case.trained(dtype))
+
+
+FREE = (
+    *("WIDE_BLOCK", "PACK_ABOVE", "LIST_PRODUCT", "PACK_PRODUCT", "FEW_PART"),
+    *("K_BLOCK", "M_BLOCK", "S_BLOCK", "C_BLOCK", "RECTANGLE"),
+)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("name", FREE)
+def test_thresholds_and_cache_blocks_that_cut_no_sum_change_no_bit(name, activation, monkeypatch):
+    case = Case((300, 600, 600, 10), 700, 513, 2, activation)
+
+    def run():
+        trainer = case.trained()
+        small = trainer.model.predict(case.x[:5].astype("float32"))
+        return state_of(trainer), bits(small), bits(trainer.model.loss_and_grad(case.x[:40], case.y[:40])[1])
+
+    expected, value = run(), getattr(plan, name)
+    for other in (value // 2, 2 * value):
+        for module in (plan, program):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, other)
+        assert run() == expected
 
 
 @pytest.mark.parametrize("sizes", [(300, 600, 700, 300, 10), (300, 1301, 1103, 300, 10)])
