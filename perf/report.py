@@ -53,7 +53,8 @@ def table_of(result: dict[str, Any]) -> str:
         microseconds = ours["median_microseconds"]
         time = f"{microseconds:.2f}" if microseconds < 1000 else f"{microseconds:,.0f}".replace(",", " ")
         lines.append(f"| {in_words(record)} | {time} | {ours['share_of_peak']:.1%} | {' | '.join(cells)} |")
-    rivals = {rival["rival"]: rival["description"] for record in result["shapes"] for rival in record["rivals"]}
+    timed = [rival for record in result["shapes"] for rival in record["rivals"] if rival["threads"] == 1]
+    rivals = {rival["rival"]: rival["description"] for rival in timed}
     versions = "; ".join(text for name, text in rivals.items() if text and name not in ("numpy_flat", "torch"))
     origin = f"{result['when'][:10]}, one core of {result['processor']}, medians of {result['rounds']} rounds"
     lines += ["", f"{origin}. {versions}."]

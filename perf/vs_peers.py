@@ -43,12 +43,17 @@ def choose_settings(counts: list[int], rivals: list[str]) -> list[processes.Sett
 
 def ratios_of(record: dict[str, Any], threads: int) -> dict[str, float]:
     """Return column: time per step over fastbp's with that many threads; beside several, PyTorch may choose its own."""
+    ours, columns = timed_by_fastbp(record, threads), {}
     measured = [processes.timed(record, count) for count in ((threads, None) if threads > 1 else (1,))]
-    columns = {}
     for column, rivals in COLUMNS.items():
-        found = [rivals_of[rival]["ratio"] for rivals_of in measured for rival in rivals if rival in rivals_of]
-        if found:
-            columns[column] = min(found)
+        found = [rivals_of[rival] for rivals_of in measured for rival in rivals if rival in rivals_of]
+        # A library's own number of threads has its ratio to the first setting, which may be one thread.
+        ratios = [
+            each["ratio"] if each["threads"] == threads else each["median_microseconds"] / ours["median_microseconds"]
+            for each in found
+        ]
+        if ratios:
+            columns[column] = min(ratios)
     return columns
 
 

@@ -213,7 +213,7 @@ def test_fit_stopped_after_every_step_gives_the_same_bits(case, is_pickled):
 
 @pytest.mark.parametrize("name", SMALL)
 @given(cuts=st.lists(st.integers(1, 39), max_size=5), is_pickled=st.booleans())
-@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
 def test_fit_stopped_anywhere_gives_the_same_bits(name, cuts, is_pickled):
     case = CASES[name]
     assert_same_run(in_pieces(case, sorted(min(cut, case.n_steps - 1) for cut in cuts), is_pickled), case.trained())

@@ -127,7 +127,7 @@ ANY_LEARNING_RATE = st.one_of(
     ),
     dtype=st.sampled_from(["float32", "float64"]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_legal_optimizer_trains_or_diverges_in_words(optimizer, dtype):
     model = fastbp.MLP([4, 2], dtype=dtype, seed=0)
     with np.errstate(all="raise"):

@@ -106,7 +106,7 @@ def test_fit_labels_of_any_dtype_and_layout_give_the_same_bits_and_compile_nothi
     step=st.sampled_from([1, 2, -1, -3]),
     transposed=st.booleans(),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_predict_any_array_equals_its_float64_copy(x, step, transposed):
     x = (np.asfortranarray(x) if transposed else x)[::step]
     model = regressor(dtype="float64")
@@ -373,7 +373,7 @@ anything = st.one_of(
 
 
 @given(x=anything, y=anything, has_classes=st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_fit_any_objects_as_data_train_or_are_refused_in_words(x, y, has_classes):
     model = classifier() if has_classes else regressor()
     before = bits(model.params)
@@ -406,7 +406,7 @@ def test_fit_any_objects_as_data_train_or_are_refused_in_words(x, y, has_classes
         },
     )
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_fit_any_arguments_train_or_are_refused_by_name(arguments):
     model = regressor()
     before = bits(model.params)

@@ -534,7 +534,7 @@ def test_cache_sources_cannot_be_read_warns_once(package):
 
 
 @given(data=st.data(), payload=st.binary(min_size=1, max_size=200))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_read_any_damage_raises(tmp_path, data, payload):
     path, key = tmp_path / "file.nbc", ("function", 1)
     cache._write(path, pickle.dumps((key, (payload,))))

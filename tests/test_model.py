@@ -140,7 +140,7 @@ def test_mlp_bad_argument_raises(arguments, error, message):
     dtype=st.sampled_from(["float32", "float64", np.float32, np.dtype("f8")]),
     n_samples=st.integers(0, 20),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_predict_any_architecture_gives_finite_rows(sizes, names, dtype, n_samples):
     model = fastbp.MLP(sizes, names[: len(sizes) - 2], names[-1], dtype=dtype, seed=0)
     x = np.random.default_rng(0).standard_normal((n_samples, sizes[0]))

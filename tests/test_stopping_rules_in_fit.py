@@ -58,7 +58,7 @@ patiences = st.integers(1, 12)
 
 
 @given(tol=tolerances, patience=patiences, with_validation=st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_convergence_stops_by_its_definition(curve, tol, patience, with_validation):
     watched = {} if with_validation else {"validation_data": None}
     history = fit(stop=fastbp.Convergence(tol, patience), **watched).history
@@ -68,7 +68,7 @@ def test_convergence_stops_by_its_definition(curve, tol, patience, with_validati
 
 
 @given(min_delta=tolerances, patience=patiences)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_early_stopping_stops_by_its_definition_and_restores_the_best(curve, min_delta, patience):
     trainer = fit(stop=fastbp.EarlyStopping(patience, min_delta))
     history = trainer.history
@@ -89,7 +89,7 @@ def test_convergence_patience_beyond_any_count_never_stops(curve):
 
 
 @given(st.floats(0.0, 2.0))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_target_loss_stops_after_the_first_epoch_that_reaches_it(curve, value):
     reached = np.flatnonzero(curve.loss <= value)
     history = fit(stop=fastbp.TargetLoss(value)).history
@@ -120,7 +120,7 @@ def test_target_loss_without_validation_ends_a_run_without_epochs():
     ),
     st.randoms(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rules_combined_the_first_ends_the_fit(curve, limits, random):
     reached = np.flatnonzero(curve.loss <= limits.get("target", -1.0))
     whole_epochs = min(
@@ -156,7 +156,7 @@ def clones():
 
 @pytest.mark.parametrize("rules", RULES)
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_rules_in_several_fits_stop_and_restore_as_if_it_had_been_one(rules, data):
     whole, trainer = fit(stop=RULES[rules]), new_trainer()
     while trainer.n_steps < 5 * EPOCHS and trainer.history.stop_reason not in ("EarlyStopping", "Convergence"):

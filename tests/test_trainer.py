@@ -46,7 +46,7 @@ def test_fit_in_two_parts_equals_one_fit(optimizer):
 
 
 @given(pieces=st.lists(st.integers(1, 9), min_size=1, max_size=6), drop_last=st.booleans(), data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_fit_stopped_anywhere_equals_one_fit(pieces, drop_last, data):
     x, y = classes()
     options = {"optimizer": SCHEDULED, "batch_size": 16, "drop_last": drop_last, "seed": 3}

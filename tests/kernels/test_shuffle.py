@@ -31,7 +31,7 @@ def test_sample_order_is_a_permutation_for_any_number_of_rows(n_rows):
 
 
 @given(n_rows=st.integers(1, 3000), seed=st.integers(-(2**63), 2**63 - 1), epoch=st.integers(0, 2**40), data=st.data())
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_sample_order_of_a_range_is_a_slice_of_the_whole(n_rows, seed, epoch, data):
     start = data.draw(st.integers(0, n_rows - 1))
     n = data.draw(st.integers(1, n_rows - start))
