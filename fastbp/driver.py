@@ -14,7 +14,7 @@ from fastbp import schedules
 from fastbp.errors import DivergenceError
 from fastbp.kernels import border, updates
 from fastbp.kernels import training as kernel
-from fastbp.kernels.tables import DEALING, RECORD, RULE, RUN
+from fastbp.kernels.tables import RECORD, RULE, RUN
 from fastbp.optimizers import OPTIMIZERS, Optimizer
 from fastbp.pacing import Crew
 from fastbp.plan import Plan, capacity_for, step_cost
@@ -27,14 +27,7 @@ if TYPE_CHECKING:
     from fastbp.sources import Data
     from fastbp.state import RunState
 
-__all__ = [
-    "Driver",
-    "Rule",
-    "Stepper",
-    "rule_of",
-    "single_step",
-    "training_plan",
-]
+__all__ = ["Dealing", "Driver", "Rule", "Stepper", "rule_of", "single_step", "training_plan"]
 
 _MAX_STEPS_PER_CALL = 1 << 16  # bounds the table of learning rates
 _LARGE = 1e4  # data of this size is more likely to blame for a divergence than the learning rate
@@ -64,6 +57,16 @@ def rule_of(optimizer: Optimizer) -> Rule:
         raise TypeError(f"optimizer must be one of fastbp's own, got {optimizer!r}")
     leaves, decays_biases = updates.RULES[optimizer.rule], getattr(optimizer, "decay_biases", False)
     return Rule(optimizer, optimizer.n_moments, optimizer.constants, leaves, decays_biases)
+
+
+class Dealing(NamedTuple):
+    """How the samples are dealt out to steps and epochs, as in the table of that name."""
+
+    batch_size: int
+    epoch_size: int
+    shuffle: bool = False
+    seed: int = 0  # of 64 bits, with a sign
+    last_epoch: int = NO_LIMIT
 
 
 class _Rates(NamedTuple):
@@ -111,8 +114,8 @@ class Driver:
         Without it the gradient is computed and nothing is updated.
     position : Position
     data : Data
-    batch_size : int
-        No more than the program holds.
+    dealing : Dealing
+        Its batches are no larger than the program holds.
     records : ndarray, shape (n_records,), RECORD, optional
         Of epochs that end during one call; one by default.
     rules : ndarray, shape (n_rules,), RULE, optional
@@ -125,18 +128,15 @@ class Driver:
         rule: Rule | None,
         position: Position,
         data: Data,
-        batch_size: int,
+        dealing: Dealing,
         records: Array | None = None,
         rules: Array | None = None,
     ) -> None:
         self._program, plan = program, program.plan
         self._buffers, self._rule, self._position, self.data = buffers, rule, position, data
-        self.batch_size, self._process = batch_size, os.getpid()
-        self._step_cost = step_cost(plan.architecture, batch_size)
+        self.dealing, self._process = dealing, os.getpid()
+        self._step_cost = step_cost(plan.architecture, dealing.batch_size)
         self._crew = Crew(min(plan.n_workers, max(plan.n_blocks, plan.n_tasks)))
-        self.dealing = np.zeros((), DEALING)
-        self.dealing[["batch_size", "epoch_size", "last_epoch"]] = batch_size, batch_size, NO_LIMIT
-        self.dealing[["block_cost", "task_cost"]] = plan.costs(batch_size)
         self.records = np.zeros(1, RECORD) if records is None else records
         self.rules = np.zeros(0, RULE) if rules is None else rules
         self._start = self._stop = 0.0  # of the last call, by time.perf_counter
@@ -178,7 +178,7 @@ class Driver:
         if not self._position.is_mid_step:
             return kernel.PAUSED
         cursor, super_block = self._position.cursor, self._program.plan.super_block
-        batch = min(self.batch_size, int(self.dealing["epoch_size"] - cursor["position"]))
+        batch = min(self.dealing.batch_size, self.dealing.epoch_size - int(cursor["position"]))
         is_last = (int(cursor["super_blocks_done"]) + 1) * super_block >= batch
         step, status = self._position.n_steps, kernel.PAUSED
         if is_last and cursor["phase"] == kernel.PARAMETERS_PHASE and cursor["task"] > 0:
@@ -208,21 +208,22 @@ class Driver:
 
     def times(self, records: Array) -> Array:
         """Return when the epochs of these records of the last call ended, by time.perf_counter."""
-        position, done = self._position, records["cycles"]
+        position, done, seconds = self._position, records["cycles"], self.end - self._start
         total = float(position.totals["call_cycles"])
         if total <= 0.0:  # this processor's cycles cannot be read: take all steps as equally long
             first_step = self._rates.first_step
             done, total = records["step"] - first_step, position.n_steps - first_step
-        times: Array = self._start + (self.end - self._start) * np.minimum(done / total, 1.0)
+        times: Array = np.minimum(done * (seconds / total), seconds)
+        times += self._start
         return times
 
     def _steps_in_reach(self) -> int:
         """Return the most steps that one call can take: a schedule is never asked for steps beyond the run's end."""
-        position = self._position
-        n_epochs = min(self.records.shape[0], int(self.dealing["last_epoch"]) - position.n_epochs)
-        per_epoch = -(-int(self.dealing["epoch_size"]) // self.batch_size)
-        n_taken = -(int(position.cursor["position"]) // -self.batch_size)
-        return int(n_epochs * per_epoch - n_taken)
+        position, dealing = self._position, self.dealing
+        n_epochs = min(len(self.records), dealing.last_epoch - position.n_epochs)
+        per_epoch = -(dealing.epoch_size // -dealing.batch_size)
+        n_taken = -(int(position.cursor["position"]) // -dealing.batch_size)
+        return n_epochs * per_epoch - n_taken
 
     def _ask_schedule(self, last_step: int) -> None:
         """Get the learning rates up to `last_step`."""
@@ -245,9 +246,11 @@ class Driver:
             row = moments.strides[0] // moments.itemsize
             program.optimizer[0] = moments.ctypes.data, row, constants.ctypes.data, decays_biases
             program.buffers = self._buffers
-        program.dealing[0] = self.dealing.item()
+        batch_size, epoch_size, shuffle, seed, last_epoch = self.dealing
+        costs = program.plan.costs(batch_size)
+        program.dealing[0] = batch_size, epoch_size, shuffle, seed, 0, last_epoch, 0, *costs  # in the table's order
         program.of_worker[0] = _addresses(self._of_first_worker)
-        program.numbers[...] = self.records.shape[0], self.rules.shape[0]
+        program.numbers[...] = len(self.records), len(self.rules)
         program.user = self
 
     @property
@@ -303,7 +306,9 @@ class Stepper:
         self._first_step = self.state.n_steps
         self._position.start_at(self._first_step)
         program = self._programs.training(training_plan(self._architecture, self._rule, batch_size))
-        self._driver = driver = Driver(program, self._buffers, self._rule, self._position, data, batch_size)
+        self._driver = driver = Driver(
+            program, self._buffers, self._rule, self._position, data, Dealing(batch_size, batch_size)
+        )
         loss = single_step(driver, self._position)
         if not math.isfinite(loss):
             driver.raise_if_failed(kernel.DIVERGED)
@@ -348,7 +353,7 @@ class Stepper:
 
 
 def _addresses(arrays: tuple[Array, ...]) -> tuple[int, ...]:
-    return tuple([array.ctypes.data for array in arrays])
+    return tuple([array.ctypes.data if array.size > 0 else 0 for array in arrays])
 
 
 def _raise_overflow(step: int) -> NoReturn:
@@ -368,7 +373,7 @@ def single_step(driver: Driver, position: Position) -> float:
     while status == kernel.PAUSED and position.n_steps < last_step:
         status = driver.advance(last_step)
     if status == kernel.DIVERGED:
-        return float(position.totals["step_loss"]) / driver.batch_size
+        return float(position.totals["step_loss"]) / driver.dealing.batch_size
     driver.raise_if_failed(status)
     return float(driver.records["loss"][0])
 

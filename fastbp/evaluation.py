@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbp import errors
-from fastbp.driver import Driver, single_step
+from fastbp.driver import Dealing, Driver, single_step
 from fastbp.kernels import border
 from fastbp.kernels.tables import LOSS_SUMS, RECORD, RULE
 from fastbp.pacing import ranges
@@ -153,7 +153,8 @@ def loss_and_grad(network: Network, data: Data) -> tuple[float, Array]:
     """Return the mean loss over the data and its gradient, NaN where the loss is not finite; warn if either is not."""
     n_samples, position, buffers = data.x.shape[0], Position(), Buffers(network.params, n_moments=0)
     program = network.programs.take_differentiating(n_samples)
-    mean = single_step(Driver(program, buffers, None, position, data, n_samples), position)
+    dealing = Dealing(n_samples, n_samples)
+    mean = single_step(Driver(program, buffers, None, position, data, dealing), position)
     grad = program.grads.copy() if math.isfinite(mean) else np.full_like(program.grads, np.nan)
     network.programs.give_back(program)
     if not math.isfinite(mean):

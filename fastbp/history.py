@@ -259,7 +259,10 @@ class History:
         return row < self._length and bool(self._columns["epoch"][row] == epoch)
 
     def _row_of(self, epoch: int) -> int:
-        return int(np.searchsorted(self._columns["epoch"][: self._length], epoch))
+        epochs, length = self._columns["epoch"], self._length
+        if length == 0 or epochs[length - 1] < epoch:  # as nearly always
+            return length
+        return int(epochs[:length].searchsorted(epoch))
 
     def _add_columns(self, names: Iterable[str]) -> None:
         for name in names:

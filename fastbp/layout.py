@@ -56,6 +56,8 @@ class Layout:
     sizes : tuple of int
     weight_start, bias_start : tuple of int
         For each layer the index of its first weight and of its first bias, in elements.
+    n_weights : int
+        All weights, without the biases.
     n_params : int
         Length of the buffers, in elements.
 
@@ -78,6 +80,7 @@ class Layout:
     sizes: tuple[int, ...]
     weight_start: tuple[int, ...] = field(init=False, repr=False, compare=False)
     bias_start: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    n_weights: int = field(init=False, repr=False, compare=False)
     n_params: int = field(init=False, repr=False, compare=False)
 
     def __init__(self, sizes: Sequence[int]) -> None:
@@ -94,6 +97,7 @@ class Layout:
         object.__setattr__(self, "sizes", checked)
         object.__setattr__(self, "weight_start", tuple(weight_start))
         object.__setattr__(self, "bias_start", tuple(bias_start))
+        object.__setattr__(self, "n_weights", n_params - sum(checked[1:]))
         object.__setattr__(self, "n_params", n_params)
 
     @property

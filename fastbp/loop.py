@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbp import _jit
-from fastbp.driver import Driver, training_plan
+from fastbp.driver import Dealing, Driver, training_plan
 from fastbp.evaluation import evaluate, outputs_for, predict
 from fastbp.history import metric_value
 from fastbp.kernels import training as kernel
@@ -117,8 +117,6 @@ class Loop:
         self._decisions = network.decisions_per_sample
         self._first_step, self._first_epoch = position.n_steps, position.n_epochs
         self._ended = _Ended(self._first_epoch, self._start)
-        self._epoch_size = n_samples // batch_size * batch_size if drop_last else n_samples
-        self._batch_size = batch_size
         self._last_step = _sum_of_limits(self._first_step, limits.max_steps)
         last_epoch = _sum_of_limits(self._first_epoch, limits.epochs)
         n_workers = workers_for(threads, step_cost(network.architecture, batch_size))
@@ -126,10 +124,14 @@ class Loop:
         # Python looks at every epoch's end if there is validation data.
         n_records = 1 if validation is not None else min(_MAX_EPOCHS_PER_CALL, last_epoch - self._first_epoch)
         records = np.zeros(n_records, RECORD)
-        self._driver = driver = Driver(program, buffers, rule, position, data, batch_size, records, memory.table)
-        driver.dealing["epoch_size"], driver.dealing["last_epoch"] = self._epoch_size, last_epoch
-        driver.dealing["shuffle"] = shuffle and batch_size < n_samples  # of all samples, any order has the same mean
-        driver.dealing["seed"] = seed - 2**64 if seed >= 2**63 else seed
+        self._dealing = dealing = Dealing(
+            batch_size,
+            n_samples // batch_size * batch_size if drop_last else n_samples,
+            shuffle and batch_size < n_samples,  # of all samples, any order has the same mean
+            seed - 2**64 if seed >= 2**63 else seed,
+            last_epoch,
+        )
+        self._driver = Driver(program, buffers, rule, position, data, dealing, records, memory.table)
 
     @property
     def has_begun(self) -> bool:
@@ -223,7 +225,7 @@ class Loop:
         Until they are there the kernel's records stay, so that nothing is lost if this is interrupted.
         """
         position = self._position
-        if position.cursor["n_records"] == 0:
+        if int(position.cursor["n_records"]) == 0:
             return False
         with self._buffers.calls:  # a copy that another thread takes meanwhile is of before or of after
             if self._ended.n_epochs < position.n_epochs:
@@ -243,7 +245,7 @@ class Loop:
             epoch=np.arange(n_epochs - n + 1, n_epochs + 1),
             loss=records["loss"],
             accuracy=records["right"] / self._decisions,
-            learning_rate=self._driver.rates_of(records["step"].astype(np.int64) - 1),
+            learning_rate=self._driver.rates_of((records["step"] - 1).astype(np.int64)),
             seconds=seconds,
         )
         return _Ended(n_epochs, float(ends[-1]))
@@ -251,7 +253,7 @@ class Loop:
     def copied_history(self) -> History:
         """Return a copy of the history, with the epochs that are only in the kernel's records as yet."""
         history = copy.deepcopy(self._history)
-        if self._position.cursor["n_records"] > 0 and self._ended.n_epochs < self._position.n_epochs:
+        if int(self._position.cursor["n_records"]) > 0 and self._ended.n_epochs < self._position.n_epochs:
             self._put_records(history)
         return history
 
@@ -327,8 +329,8 @@ class Loop:
         if self._limits.max_steps is not None:
             steps.append(self._limits.max_steps)
         if self._limits.epochs is not None:
-            per_epoch = -(-self._epoch_size // self._batch_size)
-            done = -(-int(self._position.cursor["position"]) // self._batch_size)
+            dealing, n_samples = self._dealing, int(self._position.cursor["position"])
+            per_epoch, done = -(dealing.epoch_size // -dealing.batch_size), -(n_samples // -dealing.batch_size)
             steps.append(self._limits.epochs * per_epoch - done)
         return min(steps, default=None)
 

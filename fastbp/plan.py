@@ -391,15 +391,11 @@ def step_cost(architecture: Architecture, n_samples: int) -> int:
 
 
 def _samples_cost(layout: Layout, n_samples: int) -> int:
-    return n_samples * (2 * _n_weights(layout) + ELEMENT_COST * sum(layout.sizes))
+    return n_samples * (2 * layout.n_weights + ELEMENT_COST * sum(layout.sizes))
 
 
 def _gradient_cost(layout: Layout, n_samples: int) -> int:
-    return n_samples * _n_weights(layout)
-
-
-def _n_weights(layout: Layout) -> int:
-    return layout.n_params - sum(layout.sizes[1:])
+    return n_samples * layout.n_weights
 
 
 def _is_packed(n_in: int, n_out: int) -> bool:

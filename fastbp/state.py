@@ -62,12 +62,12 @@ class Position:
     @property
     def is_mid_epoch(self) -> bool:
         """Whether steps were taken since the last epoch's end."""
-        return bool(self.cursor["position"] > 0)
+        return int(self.cursor["position"]) > 0
 
     @property
     def is_torn(self) -> bool:
         """Whether a step has begun to change parameters and is not counted yet."""
-        return bool(self.cursor["updating"] != 0)
+        return int(self.cursor["updating"]) != 0
 
     @property
     def fingerprint(self) -> str | None:
