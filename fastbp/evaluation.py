@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from fastbp.program import Program
     from fastbp.sources import Data
 
-__all__ = ["evaluate", "loss", "loss_and_grad", "loss_and_grad_at_once", "outputs_for", "predict", "predict_at_once"]
+__all__ = [
+    "evaluate",
+    "jacobian",
+    "jvp",
+    "loss",
+    "loss_and_grad",
+    "loss_and_grad_at_once",
+    "outputs_for",
+    "predict",
+    "predict_at_once",
+    "vjp",
+]
 
 Array = npt.NDArray[Any]
 
@@ -86,7 +97,41 @@ def _predict_range(network: Network, x: Array, out: Array, start: int, stop: int
     leaf, cost = int(program.plans["leaves"]["predict_range"][0]), program.plan.costs(stop - start)[0]
     for first, last in ranges(stop - start, program.plan.block, cost):
         plans, here = program.addresses["plans"], out.ctypes.data
-        border.predict(leaf, plans, source.ctypes.data, start + first, start + last, here)
+        border.write_range(leaf, plans, source.ctypes.data, start + first, start + last, here)
+
+
+def vjp(network: Network, x: Array, d_out: Array) -> Array:
+    """Return J.T @ d_out of each checked sample, shape (n_samples, n_in); warn of the first that is not finite."""
+    return _derived(network, "vjp", x, d_out, network.n_in)
+
+
+def jvp(network: Network, x: Array, t_x: Array) -> Array:
+    """Return J @ t_x of each checked sample, shape (n_samples, n_out); warn of the first that is not finite."""
+    return _derived(network, "jvp", x, t_x, network.n_out)
+
+
+def jacobian(network: Network, x: Array) -> Array:
+    """Return the Jacobian of each checked sample, shape (n_samples, n_out, n_in); warn if it is not finite.
+
+    Row by row, or column by column where these are fewer, all in one call on repeated samples.
+    """
+    n_samples, (n_in, n_out) = x.shape[0], (network.n_in, network.n_out)
+    n, derive = (n_out, vjp) if n_out <= n_in else (n_in, jvp)
+    units = np.tile(np.eye(n, dtype=network.architecture.dtype), (n_samples, 1))
+    derived = derive(network, np.repeat(x, n, axis=0), units).reshape(n_samples, n, -1)
+    return derived if n_out <= n_in else np.ascontiguousarray(derived.transpose(0, 2, 1))
+
+
+def _derived(network: Network, name: str, x: Array, directions: Array, width: int) -> Array:
+    """Write the result of the leaf `name`_range for all samples, some 50 ms of work at a time."""
+    n_samples, program = x.shape[0], network.programs.deriving()
+    out, source = np.empty((n_samples, width), network.architecture.dtype), source_of(x, directions)
+    leaf, cost = int(program.plans["leaves"][f"{name}_range"][0]), 2 * program.plan.costs(n_samples)[0]
+    for first, last in ranges(n_samples, program.plan.block, cost):
+        border.write_range(leaf, program.addresses["plans"], source.ctypes.data, first, last, out.ctypes.data)
+    if not np.isfinite(out).all():
+        _warn_of_outputs(network, out, f"the {name}", "column")
+    return out
 
 
 def evaluate(network: Network, data: Data) -> tuple[float, float]:
@@ -173,10 +218,10 @@ def _warn_of_overflow(network: Network, data: Data) -> None:
         _warn_of_outputs(network, outputs)
 
 
-def _warn_of_outputs(network: Network, outputs: Array) -> None:
-    """Warn of the first output that is not finite."""
-    row, output = np.argwhere(~np.isfinite(outputs))[0]
-    _warn(network, f"the prediction of row {row} is not finite in output {output}: {outputs[row, output]}")
+def _warn_of_outputs(network: Network, outputs: Array, what: str = "the prediction", place: str = "output") -> None:
+    """Warn of the first number of some rows that is not finite."""
+    row, column = np.argwhere(~np.isfinite(outputs))[0]
+    _warn(network, f"{what} of row {row} is not finite in {place} {column}: {outputs[row, column]}")
 
 
 def _warn(network: Network, problem: str) -> None:

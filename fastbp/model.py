@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbp import arrays, checks, evaluation
+from fastbp.handles import network_handles
 from fastbp.initializers import initialize
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
@@ -323,6 +324,122 @@ class MLP:
             return at_once
         self._network.turn.settle()
         return evaluation.loss_and_grad(self._network, self._network.checked_data(x, y))
+
+    def vjp(self, x: npt.ArrayLike, d_out: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return ``J.T @ d_out`` of each sample, J being the Jacobian of its outputs with respect to its features.
+
+        The gradient with respect to `x` of whatever `d_out` is the gradient of with respect to the outputs.
+
+        Parameters
+        ----------
+        x : array_like, shape (n_samples, n_features), read-only
+        d_out : array_like, shape (n_samples, n_out), for one output also (n_samples,), read-only
+            With respect to the outputs behind the output activation.
+
+        Returns
+        -------
+        ndarray, shape (n_samples, n_features), of the model's dtype
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument, what was expected and what was passed.
+
+        Warns
+        -----
+        RuntimeWarning
+            If a derivative is not finite; it names the first.
+
+        Notes
+        -----
+        At a kink of an activation the derivative is that from the left. A single sample is summed in another order than
+        among others, so that its last bits may differ.
+        """
+        return evaluation.vjp(self._network, *self._checked_directions(x, d_out, "d_out", self.sizes[-1]))
+
+    def jvp(self, x: npt.ArrayLike, t_x: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return ``J @ t_x`` of each sample: the derivative of its outputs along a direction `t_x` of its features.
+
+        Parameters
+        ----------
+        x, t_x : array_like, shape (n_samples, n_features), read-only
+
+        Returns
+        -------
+        ndarray, shape (n_samples, n_out), of the model's dtype
+            Behind the output activation.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument, what was expected and what was passed.
+
+        Warns
+        -----
+        RuntimeWarning
+            If a derivative is not finite; it names the first.
+        """
+        return evaluation.jvp(self._network, *self._checked_directions(x, t_x, "t_x", self.sizes[0]))
+
+    def jacobian(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return the derivatives of each sample's outputs with respect to its features.
+
+        Parameters
+        ----------
+        x : array_like, shape (n_samples, n_features), read-only
+
+        Returns
+        -------
+        ndarray, shape (n_samples, n_out, n_features), of the model's dtype
+            ``[s, i, j]`` is the derivative of output i, behind the output activation, with respect to feature j.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument, what was expected and what was passed.
+
+        Warns
+        -----
+        RuntimeWarning
+            If a derivative is not finite.
+
+        Examples
+        --------
+        >>> model = MLP([2, 1], init=[3.0, 4.0, 5.0])  # a linear model: 3 x0 + 4 x1 + 5
+        >>> model.jacobian([[0.1, 0.2]])
+        array([[[3., 4.]]], dtype=float32)
+        """
+        self._network.turn.settle()
+        features = arrays.features(x, self.sizes[0], self.dtype)
+        return evaluation.jacobian(self._network, features)
+
+    def compiled(self, n: int | None = None) -> npt.NDArray[Any]:
+        """Return a handle with which functions compiled by Numba use this model, by `fastbp.embed`.
+
+        Parameters
+        ----------
+        n : int, optional
+            How many: one for each thread. Each has buffers of its own.
+
+        Returns
+        -------
+        ndarray, shape (size,), or (n, size) with a handle as each row
+            Read-only, of a dtype of its own. It keeps the model alive; it is no handle any more if it is copied.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `n` is no positive integer.
+        """
+        return network_handles(self._network, None if n is None else checks.positive_int(n, "n"), self)
+
+    def _checked_directions(
+        self, x: npt.ArrayLike, directions: npt.ArrayLike, name: str, width: int
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return checked features, and directions, one row of some width for each."""
+        self._network.turn.settle()
+        features = arrays.features(x, self.sizes[0], self.dtype)
+        return features, arrays.targets(directions, len(features), width, self.dtype, classes=False, name=name)[0]
 
     def __copy__(self) -> MLP:
         """Return a copy that shares nothing with this model."""

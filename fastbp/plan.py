@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fastbp.buffers import ALIGNMENT
-from fastbp.kernels import gather, parameters, samples, shuffle, sums, training, transpose, updates
+from fastbp.kernels import derivatives, gather, parameters, samples, shuffle, single, sums, training, transpose, updates
 from fastbp.kernels.activations import ACTIVATIONS, Activation
 from fastbp.kernels.losses import LABELS, LOSSES, Loss
 from fastbp.kernels.panels import panel_width
@@ -126,6 +126,8 @@ class Plan:
     with_loss : bool
         Whether to compare with targets. If not, the outputs go through the output activation, even if the loss has one
         fused into it.
+    derives : bool
+        Whether derivatives go through the network from its outputs to its inputs, or back; it trains nothing then.
     rule : updates.Rule, optional
         Without it the gradient is only computed.
     n_workers : int
@@ -135,6 +137,7 @@ class Plan:
     n_samples: int
     trains: bool
     with_loss: bool
+    derives: bool = False
     rule: updates.Rule | None = None
     n_workers: int = 1
 
@@ -142,6 +145,11 @@ class Plan:
     def layout(self) -> Layout:
         """Of the parameters."""
         return self.architecture.layout
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether derivatives go back through the layers."""
+        return self.trains or self.derives
 
     @cached_property
     def activations(self) -> tuple[Activation, ...]:
@@ -247,7 +255,7 @@ class Plan:
         may_list = not self.is_small and fills_lanes
         lists_h = may_list and before and n_in >= self.panel and n_out >= 2 * self.strip
         lists_dz = may_list and self.trains and after and n_out >= self.panel and n_in >= 2 * self.strip
-        is_hidden = self.trains and index > 0
+        is_hidden = self.derives or (self.trains and index > 0)
         # A few samples would leave most lanes empty. These run over outputs then, in the scratch of a packed block.
         few_to = min(self.panel // FEW_PART, K_BLOCK * M_BLOCK // n_out) if n_out >= self.panel else 0
         return Ways(
@@ -266,6 +274,17 @@ class Plan:
         """Return the number of samples from which copies of w pay: that of more multiply-adds than `product`."""
         n = max(product // (n_in * n_out), self.panel // 2) + 1
         return n if _is_packed(n_in, n_out) and n <= self.block else NEVER
+
+    @cached_property
+    def stack_starts(self) -> tuple[int, ...]:
+        """Where each layer's outputs lie among those of one sample, in whole panels; and how many elements that is."""
+        panels = [-(-n_out // self.panel) * self.panel for _, n_out in self.layers]
+        return tuple(accumulate(panels, initial=0))
+
+    @property
+    def fits_stack(self) -> bool:
+        """Whether one sample may go through on the stack."""
+        return self.stack_starts[-1] <= single.STACK
 
     def k_block(self, n_terms: int) -> int:
         """Return the terms of a cache block: as equal as can be, and a part of a sum is a whole number of them."""
@@ -297,11 +316,11 @@ class Plan:
         is_last = index == self.layout.n_layers - 1
         if self.with_loss and is_last and name in (self.loss.output, "identity"):
             return None, None
-        return activation.forward, activation.backward if self.trains else None
+        return activation.forward, activation.backward if self.goes_back else None
 
     def keeps_z(self, index: int) -> bool:
         """Return whether a layer keeps its pre-activations."""
-        return self.trains and self.activations[index].keeps_z
+        return self.goes_back and self.activations[index].keeps_z
 
     @cached_property
     def constants(self) -> tuple[tuple[float, ...], ...]:
@@ -321,7 +340,7 @@ class Plan:
         needed = {
             dense.multiply_panel: True,
             dense.multiply_row: True,
-            dense.multiply_column: self.trains,
+            dense.multiply_column: self.goes_back,
             packed.dense_packed: packs_columns or packs_rows,
             packed.pack_columns: packs_columns,
             packed.pack_rows: packs_rows or lists_products,
@@ -334,7 +353,7 @@ class Plan:
             shuffle.sample_order: True,
             gather.gather_rows: True,
             gather.gather_labels: self.with_loss and self.loss.targets == LABELS,
-            gather.copy: True in [self.keeps_z(index) for index in range(self.layout.n_layers)],
+            gather.copy: self.derives or True in [self.keeps_z(index) for index in range(self.layout.n_layers)],
             transpose.panels_to_rows: True,
             transpose.panels_to_features: is_narrow or lists_gradients,
             updates.flush_rows: self.trains and self.rule is None,
@@ -347,6 +366,8 @@ class Plan:
             training.train_steps: self.trains,
             training.evaluate_range: self.with_loss and not self.trains,
             training.predict_range: not self.with_loss,
+            derivatives.vjp_range: self.derives,
+            derivatives.jvp_range: self.derives,
         }
         loss = self.loss.leaf if self.with_loss else None
         rule = dict.fromkeys(updates.Rule._fields) if self.rule is None else self.rule._asdict()

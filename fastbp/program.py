@@ -17,16 +17,16 @@ from fastbp.buffers import ALIGNMENT, aligned_bytes
 from fastbp.kernels import border, sums, updates
 from fastbp.kernels.losses import LABELS, LOSSES
 from fastbp.kernels.tables import BORDER, DEALING, LAYER, LOSS_SUMS, OPTIMIZER, PLAN, RECORD, RUN, SOURCE, TILE, fill
-from fastbp.plan import C_BLOCK, CHUNK, M_BLOCK, RECTANGLE, TASK_COST, Plan, capacity_for
+from fastbp.plan import C_BLOCK, CHUNK, M_BLOCK, NEVER, RECTANGLE, TASK_COST, Plan, capacity_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fastbp.plan import Architecture
 
-__all__ = ["Program", "Programs"]
+__all__ = ["WHOLE_BLOCK", "Program", "Programs"]
 
-_WHOLE_BLOCK = 1 << 20  # samples, more than any block has
+WHOLE_BLOCK = 1 << 20  # samples, more than any block has
 AT_ONCE = 10_000_000  # multiply-adds of a call that need not come back to Python on its way: some 5 ms at most
 _MOST_TRAINING = 2  # programs that a network keeps: a fit, and steps on batches of another size
 
@@ -253,8 +253,8 @@ class Program:
         n_terms = self._most_listed_terms()
         n_entries = -(-n_terms // CHUNK) * (block * CHUNK + panel)
         return {
-            "d": self._reserve(max(widths) * block if plan.with_loss else 0),
-            "d_other": self._reserve(max(widths) * block if plan.trains else 0),
+            "d": self._reserve(max(widths) * block if plan.with_loss or plan.goes_back else 0),
+            "d_other": self._reserve(max(widths) * block if plan.goes_back else 0),
             "targets": self._reserve(widths[-1] * block if plan.with_loss else 0),
             "rows": self._arena.reserve(block * 8),
             "row_addresses": self._arena.reserve(panel * 8),
@@ -284,7 +284,7 @@ class Program:
         """Return the most sums of a product at once that are so long that they go in parts."""
         plan = self.plan
         n_sums = [n_out for n_in, n_out in plan.layers if n_in > sums.LONG]
-        n_sums += [n_in for n_in, n_out in plan.layers[1:] if plan.trains and n_out > sums.LONG]
+        n_sums += [n_in for n_in, n_out in plan.layers if plan.goes_back and n_out > sums.LONG]
         # Of a panel of samples, or of a block of them where cache blocks and strips of w cut the sums.
         return max((max(n * plan.panel, min(n, max(M_BLOCK, strip)) * plan.block) for n in n_sums), default=0)
 
@@ -304,7 +304,9 @@ class Program:
             "activation": self._address(forward),
             "derivative": self._address(backward),
             "constants": self._constants_of(index),
+            "stack_start": plan.stack_starts[index],
             "forward": self._forward(index, w),
+            "tangent": self._tangent(index, w),
             "backward": self._backward(index, w),
             "gradient": self._gradient(index, gradient, grads),
         }
@@ -327,6 +329,11 @@ class Program:
             "packed_from": ways.forward_packed_from,
             "k_block": plan.k_block(n_in),
         }
+
+    def _tangent(self, index: int, w: int) -> dict[str, int]:
+        """Return the forward product of a layer's tangents, as `PRODUCT`: y = w.T @ x."""
+        none = {"init": self._zeros, "init_row": 0, "init_is_column": 0, "few_to": 0, "lists_from": NEVER}
+        return self._forward(index, w) | none
 
     def _backward(self, index: int, w: int) -> dict[str, int]:
         """Return the backward product of a layer, as `PRODUCT`: y = w @ x."""
@@ -397,6 +404,10 @@ class Programs:
         """Return this thread's program for the loss."""
         return self._of_this_thread("evaluating", with_loss=True)
 
+    def deriving(self) -> Program:
+        """Return this thread's program for derivatives from outputs to inputs and back."""
+        return self._of_this_thread("deriving", with_loss=False, derives=True)
+
     def take_differentiating(self, n_samples: int) -> Program:
         """Return this thread's program for the gradient over so many samples, or more; nobody else's until given back.
 
@@ -404,7 +415,8 @@ class Programs:
         """
         program: Program | None = self._of_thread.__dict__.pop("differentiating", None)
         if program is None or program.plan.n_samples < n_samples:
-            program = self._new(capacity_for(n_samples, self._architecture.dtype))
+            capacity = capacity_for(n_samples, self._architecture.dtype)
+            program = Program(Plan(self._architecture, capacity, trains=True, with_loss=True), self._params)
         return program
 
     def give_back(self, program: Program) -> None:
@@ -422,11 +434,9 @@ class Programs:
         self._training = (program, *others[: _MOST_TRAINING - 1])
         return program
 
-    def _of_this_thread(self, name: str, with_loss: bool) -> Program:
+    def _of_this_thread(self, name: str, with_loss: bool, derives: bool = False) -> Program:
         program: Program | None = self._of_thread.__dict__.get(name)
         if program is None:
-            program = self._of_thread.__dict__[name] = self._new(_WHOLE_BLOCK, trains=False, with_loss=with_loss)
+            plan = Plan(self._architecture, WHOLE_BLOCK, trains=False, with_loss=with_loss, derives=derives)
+            program = self._of_thread.__dict__[name] = Program(plan, self._params)
         return program
-
-    def _new(self, n_samples: int, trains: bool = True, with_loss: bool = True) -> Program:
-        return Program(Plan(self._architecture, n_samples, trains=trains, with_loss=with_loss), self._params)

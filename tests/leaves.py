@@ -47,10 +47,10 @@ def activate(name, h, n_features, n_samples):
     call(row.forward, h.dtype, h, n_features, n_samples, constants_of(row))
 
 
-def differentiate(name, d, z, h, n):
-    """d *= f'(z), by the leaf of that activation."""
+def differentiate(name, d, z, h, n, n_features=1):
+    """d *= f'(z), by the leaf of that activation, of n elements."""
     row = ACTIVATIONS[name]
-    call(row.backward, d.dtype, d, z, h, n, constants_of(row))
+    call(row.backward, d.dtype, d, z, h, n_features, n // n_features, constants_of(row))
 
 
 def compare(name, output, targets, d, n_out, n_samples, scale, sums):

@@ -79,7 +79,7 @@ def test_fit_any_dtype_and_layout_gives_the_same_bits_and_compiles_nothing(model
             np.testing.assert_array_equal(x_given, before[0])
             np.testing.assert_array_equal(y_given, before[1])
     assert (_jit.n_compiled(), _jit.compile_seconds(), len(border.train.signatures)) == compiled
-    assert len(border.train.signatures) == len(border.predict.signatures) == len(border.evaluate.signatures) == 1
+    assert len(border.train.signatures) == len(border.write_range.signatures) == len(border.evaluate.signatures) == 1
 
 
 def test_fit_labels_of_any_dtype_and_layout_give_the_same_bits_and_compile_nothing():

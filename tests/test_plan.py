@@ -120,9 +120,17 @@ def test_leaves_are_those_that_a_way_leads_to():
         "coefficients",
         "evaluate_range",
         "gradient_block",
+        "jvp_range",
         "predict_range",
         "shrink",
         "update",
+        "vjp_range",
+    }
+    architecture = fastbp.MLP([4, 32, 2], "tanh", "softmax")._network.architecture
+    derives = plan.Plan(architecture, 100, trains=False, with_loss=False, derives=True).leaves()
+    assert {"predict_range", "vjp_range", "jvp_range", "copy"} <= {name for name, leaf in derives.items() if leaf}
+    assert not {"train_steps", "backward_block", "loss_block", "narrow_gradient"} & {
+        name for name, leaf in derives.items() if leaf
     }
 
 

@@ -3,9 +3,10 @@
 Forward: h = f(h). Buffers are padded to whole pairs of vectors, so element-wise leaves go through the n_features *
 n_samples elements a pair at a time, whatever their layout, and may change the padding.
 
-Backward: d *= f'(z), where z is the pre-activation and h = f(z), n elements rounded up to whole pairs. Most
-derivatives follow from h alone: unless `keeps_z`, the caller may pass h for z. At a kink the derivative is the one from
-the left, as PyTorch's. constants : float64, those of the row. No checks: the caller validates.
+Backward: d = J.T @ d with the Jacobian J of h = f(z) with respect to the pre-activations z, for n_features * n_samples
+elements rounded up to whole pairs; element-wise, d *= f'(z). (Every J here is symmetric, so tangents go the same way.)
+Most derivatives follow from h alone: unless `keeps_z`, the caller may pass h for z. At a kink the derivative is the one
+from the left, as PyTorch's. constants : float64, those of the row. No checks: the caller validates.
 
 Element-wise, an activation is two formulas on vectors, of which `_elementwise` makes the leaves.
 
@@ -60,14 +61,14 @@ _SQRT_HALF_OVER_PI = 0.39894228040143267794
 class Activation(NamedTuple):
     """One activation: its leaves, and all that anyone else has to know of it.
 
-    forward : in place on pre-activations. backward : in place on derivatives; None where there is none of its own.
+    forward : in place on pre-activations. backward : in place on derivatives.
     keeps_z : whether the backward leaf needs the pre-activations. makes_zeros : whether a unit that is off is exactly
     zero, and its derivative too, as usually half of them or more are. initializer : which weights before it `auto`
     draws. is_hidden : whether hidden layers may have it. constants : what its leaves read.
     """
 
     forward: Leaf
-    backward: Leaf | None
+    backward: Leaf
     keeps_z: bool = False
     makes_zeros: bool = False
     initializer: str = "glorot_uniform"
@@ -80,9 +81,8 @@ def _forward(T):
 
 
 def _backward(T):
-    return types.void(
-        types.CPointer(T), types.CPointer(T), types.CPointer(T), types.intp, types.CPointer(types.float64)
-    )
+    pointer, size = types.CPointer(T), types.intp
+    return types.void(pointer, pointer, pointer, size, size, types.CPointer(types.float64))
 
 
 def _named(function, name, doc):
@@ -106,9 +106,9 @@ def _elementwise_forward(name, formula, numbers_of=no_constants):
 def _elementwise_backward(name, formula, numbers_of=no_constants):
     """The leaf `name` of a formula: d * f'(z) from (d, z, h, numbers), with the constants."""
 
-    def backward(d, z, h, n, constants):
+    def backward(d, z, h, n_features, n_samples, constants):
         numbers = numbers_of(constants)
-        for i in range(0, n, panel_of(d)):
+        for i in range(0, n_features * n_samples, panel_of(d)):
             store_pair(d, i, formula(load_pair(d, i), load_pair(z, i), load_pair(h, i), numbers))
 
     return leaf(_backward)(_named(backward, name, formula.__doc__))
@@ -154,6 +154,9 @@ def tanh_forward(h, n_features, n_samples, constants):
     whole chains of as many. Beyond the end the last pair goes in again, and does not come out.
     """
     panel, n = panel_of(h), n_features * n_samples
+    if n <= panel:
+        store_pair(h, 0, elementary.tanh(flush(load_pair(h, 0))))
+        return
     last = (n - 1) // panel * panel
     z, z_next = load_pair(h, 0), load_pair(h, min(panel, last))
     half = tanh_half_expm1(*tanh_reduce(flush(z)))
@@ -326,6 +329,34 @@ def softmax_forward(h, n_features, n_samples, constants):
             store_first_pair(panel, i, where(power < least, 0.0, power) / total, width)
 
 
+@inline
+def _add_products(d, h, first, last, width, total):
+    """The total with the products d * h in rows first..last-1 of a panel added."""
+    for i in range(first * width, last * width, width):
+        total += flushed_product(load_first_pair(d, i, width), flush_factor(load_first_pair(h, i, width)))
+    return total
+
+
+@leaf(_backward)
+def softmax_backward(d, z, h, n_features, n_samples, constants):
+    """d = h * (d - sum over the features of d * h), of each sample.
+
+    d, h : panels, as in `softmax_forward`. Touches no other element.
+    """
+    for start in range(0, n_samples, panel_of(d)):
+        d_panel, h_panel = offset(d, start * n_features), offset(h, start * n_features)
+        width = min(panel_of(d), n_samples - start)
+        part = splat(load_first_pair(d_panel, 0, width), 0.0)
+        total = _add_products(d_panel, h_panel, 0, min(PART, n_features), width, part)
+        for first in range(PART, n_features, PART):
+            part = _add_products(d_panel, h_panel, first, min(first + PART, n_features), width, part)
+            total, part = add_part(total, part)
+        for i in range(0, n_features * width, width):
+            d_own = flush_factor(load_first_pair(d_panel, i, width))
+            h_own = flush_factor(load_first_pair(h_panel, i, width))
+            store_first_pair(d_panel, i, flushed_product(d_own - total, h_own), width)
+
+
 ACTIVATIONS = {
     "identity": Activation(identity_forward, identity_backward),
     "sigmoid": Activation(sigmoid_forward, sigmoid_backward),
@@ -337,5 +368,5 @@ ACTIVATIONS = {
     "gelu": Activation(gelu_forward, gelu_backward, keeps_z=True, initializer="he_normal"),
     "silu": Activation(silu_forward, silu_backward, keeps_z=True, initializer="he_normal"),
     "softplus": Activation(softplus_forward, softplus_backward, initializer="he_normal"),
-    "softmax": Activation(softmax_forward, None, is_hidden=False),
+    "softmax": Activation(softmax_forward, softmax_backward, is_hidden=False),
 }

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 from numba import from_dtype, types
-from numba.extending import intrinsic
 
 from fastbp._jit import inline, kernel, leaf
-from fastbp.kernels.calls import call, float64_at
+from fastbp.kernels.calls import address_of_array, call, float64_at, overlap
 from fastbp.kernels.gather import FLOAT32, FLOAT64, INT64
 from fastbp.kernels.losses import FRACTIONS, LABELS
 from fastbp.kernels.simd import any_lane, fma, is_finite, lanes_of, load_upto, splat
@@ -49,8 +48,8 @@ def evaluate(leaf, plan, source, first, last, sums):
 
 
 @kernel
-def predict(leaf, plan, source, first, last, out):
-    """Call `training.predict_range`."""
+def write_range(leaf, plan, source, first, last, out):
+    """Call `training.predict_range`, `derivatives.vjp_range` or `jvp_range`."""
     return call(leaf, (plan, source, first, last, out))
 
 
@@ -66,29 +65,12 @@ def has_bad(x, row, n_rows, n_columns):
     return any_lane(~is_finite(bad))
 
 
-@intrinsic
-def _address_of(typingctx, array):
-    """The address of an array's first element."""
-
-    def codegen(context, builder, sig, args):
-        data = context.make_array(sig.args[0])(context, builder, args[0]).data
-        return builder.ptrtoint(data, context.get_value_type(types.intp))
-
-    return types.intp(array), codegen
-
-
 @inline
 def _are_rows(x, n_rows, n_columns, size):
     """Whether these are rows of contiguous, aligned elements, in the order of their addresses."""
     if x.shape[0] != n_rows or x.shape[1] != n_columns or x.strides[1] != size:
         return False
-    return x.strides[0] >= 0 and x.strides[0] % size == 0 and _address_of(x) % size == 0
-
-
-@inline
-def _overlap(a, n_a, b, n_b):
-    """Whether n_a bytes from address a on have one of n_b bytes from address b on."""
-    return a < b + n_b and b < a + n_a
+    return x.strides[0] >= 0 and x.strides[0] % size == 0 and address_of_array(x) % size == 0
 
 
 @inline
@@ -103,10 +85,10 @@ def predict_rows(border, x, out):
     n, size, n_in, n_out = x.shape[0], border.itemsize, border.n_in, border.n_out
     if n == 0 or n > border.most_samples or not _are_rows(x, n, n_in, size) or not _are_rows(out, n, n_out, size):
         return SLOW
-    a, c, n_bytes = _address_of(x), _address_of(out), n * n_out * size
-    if out.strides[0] != n_out * size or _overlap(c, n_bytes, border.params, border.n_params * size):
+    a, c, n_bytes = address_of_array(x), address_of_array(out), n * n_out * size
+    if out.strides[0] != n_out * size or overlap(c, n_bytes, border.params, border.n_params * size):
         return SLOW
-    if _overlap(a, (n - 1) * x.strides[0] + n_in * size, c, n_bytes):
+    if overlap(a, (n - 1) * x.strides[0] + n_in * size, c, n_bytes):
         return SLOW
     if call(border.has_bad, (a, x.strides[0] // size, n, n_in)) != 0:
         return SLOW
@@ -120,7 +102,10 @@ def predict_rows(border, x, out):
 def _are_targets(border, y, n):
     """Whether these are n rows of values that the loss permits."""
     n_out, size = border.n_out, border.itemsize
-    if not _are_rows(y, n, n_out, size) or call(border.has_bad, (_address_of(y), y.strides[0] // size, n, n_out)) != 0:
+    if (
+        not _are_rows(y, n, n_out, size)
+        or call(border.has_bad, (address_of_array(y), y.strides[0] // size, n, n_out)) != 0
+    ):
         return False
     if border.targets == FRACTIONS:
         for i in range(n):
@@ -133,7 +118,7 @@ def _are_targets(border, y, n):
 @inline
 def _are_labels(border, y, n):
     """Whether these are n classes."""
-    if border.targets != LABELS or y.shape[0] != n or y.strides[0] % 8 != 0 or _address_of(y) % 8 != 0:
+    if border.targets != LABELS or y.shape[0] != n or y.strides[0] % 8 != 0 or address_of_array(y) % 8 != 0:
         return False
     n_outside = 0
     for i in range(n):
@@ -147,7 +132,7 @@ def _take_step(border, rate, x, y, y_row, y_column, y_dtype, y_is_label):
 
     Where the loss is not finite nothing has changed, and the status is SLOW.
     """
-    n, size, a = x.shape[0], border.itemsize, _address_of(x)
+    n, size, a = x.shape[0], border.itemsize, address_of_array(x)
     source, dealing, run, plan = (
         source_at(border.source),
         dealing_at(border.dealing),
@@ -191,7 +176,7 @@ def step_on_values(border, rate, x, y):
         return np.nan
     if not _are_targets(border, y, n):
         return np.nan
-    return _take_step(border, rate, x, _address_of(y), y.strides[0], size, _code_of(size), 0)
+    return _take_step(border, rate, x, address_of_array(y), y.strides[0], size, _code_of(size), 0)
 
 
 @kernel
@@ -204,7 +189,7 @@ def step_on_labels(border, rate, x, y):
         return np.nan
     if not _are_labels(border, y, n):
         return np.nan
-    return _take_step(border, rate, x, _address_of(y), y.strides[0], 0, INT64, 1)
+    return _take_step(border, rate, x, address_of_array(y), y.strides[0], 0, INT64, 1)
 
 
 def _rows(dtype):

@@ -1,11 +1,11 @@
-"""Calls of leaves by address, and typed pointers to what an address points at."""
+"""Calls of leaves by address, addresses of arrays, and typed pointers to what an address points at."""
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastbp._jit import CALLS_BY_C
+from fastbp._jit import CALLS_BY_C, inline
 from fastbp.kernels.emit import I32, I64
 
 
@@ -48,6 +48,23 @@ def _pointer_to(dtype):
 
 
 int64_at, float64_at = _pointer_to(types.int64), _pointer_to(types.float64)
+
+
+@intrinsic
+def address_of_array(typingctx, array):
+    """The address of an array's first element. No reference is counted."""
+
+    def codegen(context, builder, sig, args):
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        return builder.ptrtoint(data, context.get_value_type(types.intp))
+
+    return types.intp(array), codegen
+
+
+@inline
+def overlap(a, n_a, b, n_b):
+    """Whether n_a bytes from address a on have one of n_b bytes from address b on."""
+    return a < b + n_b and b < a + n_a
 
 
 @intrinsic

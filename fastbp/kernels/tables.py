@@ -53,7 +53,7 @@ LEAVES = np.dtype(
             # the phases of a step
             *("forward_block", "loss_block", "backward_block", "gradient_block", "parameters"),
             # whole calls
-            *("train_steps", "evaluate_range", "predict_range"),
+            *("train_steps", "evaluate_range", "predict_range", "vjp_range", "jvp_range"),
         )
     ],
     align=True,
@@ -158,7 +158,9 @@ LAYER = np.dtype(
         ("activation", ADDRESS),  # its leaf, or 0
         ("derivative", ADDRESS),  # its leaf, or 0
         ("constants", ADDRESS),  # float64, of the activation
+        ("stack_start", COUNT),  # element of its outputs among those of one sample on the stack (`single`)
         ("forward", PRODUCT),
+        ("tangent", PRODUCT),  # as forward, from tangents of x to those of y
         ("backward", PRODUCT),
         ("gradient", GRADIENT),
     ],
@@ -311,6 +313,41 @@ BORDER = np.dtype(
 )
 
 
+# An array that is passed to a function of `fastbp.embed`; one sample is a row. Strides in bytes.
+ARRAY = np.dtype(
+    [
+        ("address", ADDRESS),
+        ("n_rows", COUNT),
+        ("n_columns", COUNT),
+        ("row", COUNT),
+        ("column", COUNT),
+        ("dtype", COUNT),  # place in `gather.SOURCE_DTYPES`
+    ],
+    align=True,
+)
+
+# What a handle (`fastbp.embed`) is for compiled code: an array of which `self` is the first element.
+HANDLE = np.dtype(
+    [
+        ("self", ADDRESS),  # of this record: a copy of it has another one
+        ("busy", COUNT),  # 1 while somebody works in its buffers
+        ("plan", ADDRESS),
+        ("source", ADDRESS),  # SOURCE, written
+        ("n_in", COUNT),
+        ("n_out", COUNT),
+        ("itemsize", COUNT),
+        ("fits_stack", COUNT),  # whether one sample goes through on the stack
+        ("params", ADDRESS),
+        ("n_params", COUNT),
+        # Leaves:
+        ("embedded_predict", ADDRESS),
+        ("embedded_vjp", ADDRESS),
+        ("embedded_jvp", ADDRESS),
+    ],
+    align=True,
+)
+
+
 def fill(records: npt.NDArray[np.void], index: int, values: Mapping[str, Any]) -> None:
     """Write a record: a value for every field and for no other; those of a nested record are such values themselves.
 
@@ -353,17 +390,23 @@ def record_at(dtype):
 plan_at, layer_at, product_at = record_at(PLAN), record_at(LAYER), record_at(PRODUCT)
 tile_at, source_at = record_at(TILE), record_at(SOURCE)
 optimizer_at, dealing_at, run_at = record_at(OPTIMIZER), record_at(DEALING), record_at(RUN)
-border_at = record_at(BORDER)
+border_at, handle_at, array_at = record_at(BORDER), record_at(HANDLE), record_at(ARRAY)
 cursor_at, totals_at, loss_sums_at = record_at(CURSOR), record_at(TOTALS), record_at(LOSS_SUMS)
 epoch_record_at, rule_at = record_at(RECORD), record_at(RULE)
 
-_LAYER_BYTES, _TILE_BYTES = LAYER.itemsize, TILE.itemsize
+_LAYER_BYTES, _TILE_BYTES, _ARRAY_BYTES = LAYER.itemsize, TILE.itemsize, ARRAY.itemsize
 _RECORD_BYTES, _RULE_BYTES, _PLAN_BYTES, LOSS_SUMS_BYTES = (
     RECORD.itemsize,
     RULE.itemsize,
     PLAN.itemsize,
     LOSS_SUMS.itemsize,
 )
+
+
+@inline
+def array_of(arrays, index):
+    """The record of an array."""
+    return array_at(arrays + index * _ARRAY_BYTES)
 
 
 @inline

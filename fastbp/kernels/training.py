@@ -245,7 +245,7 @@ def train_steps(plans, source, dealing, run, sync, is_helper, n_wanted):
 
 
 @inline
-def _forward_range(plan, source, start, last):
+def forward_range(plan, source, start, last):
     """Run a block of samples from `start` on, in their own order, through the network; returns how many they are."""
     n = min(plan.sizes.block, last - start)
     call(plan.leaves.order, (plan.scratch.rows, start, n, source.n_samples, 0, 0, 0))
@@ -263,7 +263,7 @@ def evaluate_range(plan, source, first, last, sums):
     """
     plan, source, totals, n_outside = plan_at(plan), source_at(source), loss_sums_of(sums, 0), 0
     for start in range(first, last, plan.sizes.block):
-        n = _forward_range(plan, source, start, last)
+        n = forward_range(plan, source, start, last)
         n_outside += call(
             plan.leaves.loss_block, (address_of(plan), address_of(source), 0, n, 1.0, sums + LOSS_SUMS_BYTES)
         )
@@ -284,6 +284,6 @@ def predict_range(plan, source, first, last, out):
     output = layer_of(plan, plan.n_layers - 1)
     n_out = output.n_out
     for start in range(first, last, plan.sizes.block):
-        n = _forward_range(plan, source, start, last)
+        n = forward_range(plan, source, start, last)
         rows = out + start * n_out * plan.sizes.itemsize
         to_rows(plan, output.h_out, n_out, n, rows, n_out)

@@ -235,15 +235,12 @@ def element_wise(dtype: str) -> Iterator[Case]:
     panel, size = panel_width(dtype), np.dtype(dtype).itemsize
     d, z, h, targets = (aligned(N, dtype=dtype) for _ in range(4))
     for name, activation in ACTIVATIONS.items():
-        if activation.forward is not None:
-            n_features = 8 if name == "softmax" else 1
-            n_fma = counted(activation.forward, dtype) * N
-            arguments = (h, n_features, N // n_features, constants_of(activation))
-            yield Case(f"{name}_forward", activation.forward, arguments, N, 2 * size * N, n_fma, restores=h)
-        if activation.backward is not None:
-            n_fma = counted(activation.backward, dtype) * N
-            arguments = (d, z, h, N, constants_of(activation))
-            yield Case(f"{name}_backward", activation.backward, arguments, N, 3 * size * N, n_fma, restores=d)
+        n_features = 8 if name == "softmax" else 1
+        shape = n_features, N // n_features, constants_of(activation)
+        n_fma = counted(activation.forward, dtype) * N
+        yield Case(f"{name}_forward", activation.forward, (h, *shape), N, 2 * size * N, n_fma, restores=h)
+        n_fma = counted(activation.backward, dtype) * N
+        yield Case(f"{name}_backward", activation.backward, (d, z, h, *shape), N, 3 * size * N, n_fma, restores=d)
     sums = aligned(2, dtype=np.float64)
     for name, loss in losses.LOSSES.items():
         n_out = 8

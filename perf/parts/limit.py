@@ -58,7 +58,7 @@ def leaves(shape: Shape, dtype: str, n: int) -> Iterator[tuple[str, int, Case]]:
     hidden = ACTIVATIONS[shape.activation]
     for width in widths[:-1]:
         yield "activation", 1, Case("", hidden.forward, (a, width, n, constants_of(hidden)), n, 0, restores=a)
-        yield "activation", 1, Case("", hidden.backward, (d, b, a, n * width, constants_of(hidden)), n, 0, restores=d)
+        yield "activation", 1, Case("", hidden.backward, (d, b, a, width, n, constants_of(hidden)), n, 0, restores=d)
     unit, sums = min(n, plan.LOSS_UNIT), aligned(2, dtype=np.float64)
     loss = losses.LOSSES[shape.loss]
     yield "loss", n // unit, Case("", loss.leaf, (b, c, d, n_out, unit, 0.01, constants_of(loss), sums), n, 0)

@@ -75,14 +75,13 @@ def backward_seconds(name: str, dtype: str, rounds: int) -> dict[str, float]:
     fills = {}
     for z in Z[dtype]:
         h[:] = z
-        if activation.forward is not None:
-            call_once(activation.forward, dtype, (h, 1, N, constants))
+        call_once(activation.forward, dtype, (h, 1, N, constants))
         for d in D[dtype]:
             fills[f"z = {z:g}, d = {d:g}"] = (np.full(N, z if abs(z) > KEPT[dtype] else 0.0, dtype), h.copy(),
                                               np.full(N, d, dtype))  # fmt: skip
     z, d, original = (aligned(N, dtype=dtype) for _ in range(3))
     leaf, copy = activation.backward.address(dtype), packed.pack_rows.address(dtype)
-    arguments, restore = plain((d, z, h, N, constants)), plain((original, N, 1, N, d, N))
+    arguments, restore = plain((d, z, h, 1, N, constants)), plain((original, N, 1, N, d, N))
     return fastest(fills, (z, h, original), lambda n: repeat_after(n, leaf, arguments, copy, restore), rounds)
 
 
@@ -90,8 +89,6 @@ def print_activation(name: str, dtype: str, rounds: int) -> bool:
     """Time an activation at each number, and print what is slow; returns whether something is."""
     is_slow = False
     for direction, measure in (("forward", forward_seconds), ("backward", backward_seconds)):
-        if getattr(ACTIVATIONS[name], direction) is None:
-            continue
         times = measure(name, dtype, rounds)
         least, slowest = min(times.values()), max(times, key=times.__getitem__)
         print(f"{name:12}{direction:10}{1e9 * least:9.1f} ns{times[slowest] / least:8.2f} at {slowest}")

@@ -13,10 +13,10 @@ from numba.core import ir
 
 import fastbp.kernels
 from fastbp import _jit
-from fastbp.kernels import border, calls, training
+from fastbp.kernels import border, calls, derivatives, overloads, training
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
-from fastbp.kernels.tables import LEAVES
+from fastbp.kernels.tables import HANDLE, LEAVES
 from fastbp.kernels.updates import RULES, Rule
 from fastbp.plan import FIELDS_OF_LEAVES
 
@@ -25,16 +25,26 @@ MODULES = [
 ]
 
 
+STAMP = numba.from_dtype(np.dtype([(overloads.field_name(overloads.NETWORK, "float32"), np.int64)]))
+ROWS = types.Array(types.float32, 2, "C")
+# The arguments of each function of `embed`.
+EMBEDDED = {
+    name: (types.Array(STAMP, 1, "C", readonly=True), *[ROWS] * n)
+    for name, n in {"predict": 2, "vjp": 3, "jvp": 3}.items()
+}
+
+
 def all_leaves():
     return {value for module in MODULES for value in vars(module).values() if isinstance(value, _jit.Leaf)}
 
 
 def leaves_of_fields():
-    """The leaves that may stand behind each address of a plan, a layer or the border."""
-    by_field = {name: set() for name in (*LEAVES.names, "activation", "derivative", "has_bad")}
+    """The leaves that may stand behind each address of a plan, a layer, the border or a handle."""
+    of_handles = [name for name in HANDLE.names if name.startswith("embedded_")]
+    by_field = {name: set() for name in (*LEAVES.names, *of_handles, "activation", "derivative", "has_bad")}
     chosen = {"loss": {loss.leaf for loss in LOSSES.values()}}
     chosen["activation"] = {activation.forward for activation in ACTIVATIONS.values()}
-    chosen["derivative"] = {activation.backward for activation in ACTIVATIONS.values()} - {None}
+    chosen["derivative"] = {activation.backward for activation in ACTIVATIONS.values()}
     for name in Rule._fields:
         chosen[name] = {getattr(rule, name) for rule in RULES.values()} - {None}
     for leaf in all_leaves() - set().union(*chosen.values()):
@@ -60,6 +70,10 @@ def typed_functions():
     for function, arguments in border._ARGUMENTS.items():
         plain = numba.njit(error_model="numpy")(function.py_func)
         plain.compile(arguments(np.dtype("float32")))
+        yield next(iter(plain.overloads.values())).type_annotation
+    for name, arguments in EMBEDDED.items():
+        plain = numba.njit(error_model="numpy")(getattr(overloads, name)(*arguments))
+        plain.compile(arguments)
         yield next(iter(plain.overloads.values())).type_annotation
     for module in MODULES:
         for value in vars(module).values():
@@ -111,7 +125,12 @@ def test_every_field_has_its_leaf_and_every_leaf_its_field():
     assert {field for field, leaves in leaves_of_fields().items() if not leaves} == set()
 
 
-@pytest.mark.parametrize("entry", [border.train, border.evaluate, border.predict])
+def test_leaves_that_write_a_range_are_called_alike():
+    leaves = training.predict_range, derivatives.vjp_range, derivatives.jvp_range
+    assert len({(leaf.signature("float32"), leaf.__wrapped__.__code__.co_varnames[:5]) for leaf in leaves}) == 1
+
+
+@pytest.mark.parametrize("entry", [border.train, border.evaluate, border.write_range])
 def test_entries_hand_all_but_the_leaf_on(entry):
     leaf = {border.train: training.train_steps, border.evaluate: training.evaluate_range}.get(entry)
     leaf = training.predict_range if leaf is None else leaf

@@ -10,7 +10,19 @@ from numba import types
 from fastbp._jit import inline, leaf
 from fastbp.kernels.calls import call
 from fastbp.kernels.products.tile import TILE_ROWS, multiply_tiles
-from fastbp.kernels.simd import address_of, fma, lanes_of, load, load_upto, offset, splat, store, store_upto, sum_lanes
+from fastbp.kernels.simd import (
+    address_of,
+    fma,
+    lanes_of,
+    load,
+    load_first,
+    load_upto,
+    offset,
+    splat,
+    store,
+    store_first,
+    sum_lanes,
+)
 from fastbp.kernels.sums import LONG, PART, add_part, end_part, part_of, place_of_part, start_of_part
 from fastbp.kernels.transpose import to_panels
 
@@ -37,6 +49,50 @@ def multiply_panel(n_m, n_left, a, a_tile, a_row, a_k, a_outer, ones, b, b_k, c,
                    n_inner, n_outer)  # fmt: skip
 
 
+@inline
+def multiply_row_at(h, w, init, init_step, z, n_in, n_out):
+    """As `multiply_row`, inlined."""
+    lanes = lanes_of(w)
+    j = 0
+    while j + 4 * lanes <= n_out:
+        z0, z1 = load(init, j * init_step), load(init, (j + lanes) * init_step)
+        z2, z3 = load(init, (j + 2 * lanes) * init_step), load(init, (j + 3 * lanes) * init_step)
+        i = j
+        for k in range(n_in):
+            h_k = splat(w, h[k])
+            z0, z1 = fma(h_k, load(w, i), z0), fma(h_k, load(w, i + lanes), z1)
+            z2, z3 = fma(h_k, load(w, i + 2 * lanes), z2), fma(h_k, load(w, i + 3 * lanes), z3)
+            i += n_out
+        store(z, j, z0)
+        store(z, j + lanes, z1)
+        store(z, j + 2 * lanes, z2)
+        store(z, j + 3 * lanes, z3)
+        j += 4 * lanes
+    if j + 2 * lanes <= n_out:
+        z0, z1, i = load(init, j * init_step), load(init, (j + lanes) * init_step), j
+        for k in range(n_in):
+            h_k = splat(w, h[k])
+            z0, z1 = fma(h_k, load(w, i), z0), fma(h_k, load(w, i + lanes), z1)
+            i += n_out
+        store(z, j, z0)
+        store(z, j + lanes, z1)
+        j += 2 * lanes
+    if j + lanes <= n_out:
+        z0, i = load(init, j * init_step), j
+        for k in range(n_in):
+            z0 = fma(splat(w, h[k]), load(w, i), z0)
+            i += n_out
+        store(z, j, z0)
+        j += lanes
+    if j < n_out:
+        left, i = n_out - j, j
+        z0 = load_first(init, j * init_step, left)
+        for k in range(n_in):
+            z0 = fma(splat(w, h[k]), load_first(w, i, left), z0)
+            i += n_out
+        store_first(z, j, z0, left)
+
+
 @leaf(lambda T: types.void(types.CPointer(T), types.CPointer(T), types.CPointer(T), types.intp, types.CPointer(T),
                            types.intp, types.intp))  # fmt: skip
 def multiply_row(h, w, init, init_step, z, n_in, n_out):
@@ -48,27 +104,7 @@ def multiply_row(h, w, init, init_step, z, n_in, n_out):
     h : (n_in,). w : (n_in, n_out). init : (n_out,) and init_step 1, or one vector for all outputs and init_step 0; may
     be z itself. z : (n_out,), overwritten. No checks: the caller validates.
     """
-    lanes = lanes_of(w)
-    j = 0
-    while j + 4 * lanes <= n_out:
-        z0, z1 = load(init, j * init_step), load(init, (j + lanes) * init_step)
-        z2, z3 = load(init, (j + 2 * lanes) * init_step), load(init, (j + 3 * lanes) * init_step)
-        for k in range(n_in):
-            i, h_k = k * n_out + j, splat(w, h[k])
-            z0, z1 = fma(h_k, load(w, i), z0), fma(h_k, load(w, i + lanes), z1)
-            z2, z3 = fma(h_k, load(w, i + 2 * lanes), z2), fma(h_k, load(w, i + 3 * lanes), z3)
-        store(z, j, z0)
-        store(z, j + lanes, z1)
-        store(z, j + 2 * lanes, z2)
-        store(z, j + 3 * lanes, z3)
-        j += 4 * lanes
-    while j < n_out:
-        left = n_out - j
-        total = load_upto(init, j * init_step, left)
-        for k in range(n_in):
-            total = fma(splat(w, h[k]), load_upto(w, k * n_out + j, left), total)
-        store_upto(z, j, total, left)
-        j += lanes
+    multiply_row_at(h, w, init, init_step, z, n_in, n_out)
 
 
 @inline
@@ -139,7 +175,7 @@ def dense(plan, product, x, y, n, is_alone):
     which must not depend on how a step is cut into blocks.
     """
     if is_alone:
-        _of_one(plan, product, x, y)
+        dense_of_one(plan, product, x, y, plan.scratch.partial)
     elif n <= product.few_to:
         _of_few(plan, product, x, y, n)
     elif n >= product.lists_from:
@@ -163,16 +199,19 @@ def dense_in_panels(plan, product, x, y, n, first):
 
 
 @inline
-def _of_one(plan, product, x, y):
-    """As `dense` for one sample: the lanes run over the outputs, forward the rows of y, backward the terms."""
-    size, n_terms, n_rows, partial = plan.sizes.itemsize, product.n_terms, product.n_rows, plan.scratch.partial
+def dense_of_one(plan, product, x, y, partial):
+    """As `dense` for one sample: the lanes run over the outputs, forward the rows of y, backward the terms.
+
+    partial : room for sums as y.
+    """
+    size, n_terms, n_rows = plan.sizes.itemsize, product.n_terms, product.n_rows
     if product.is_backward != 0:
         call(plan.leaves.multiply_column, (product.a, x, y, n_rows, n_terms))
         return
     part = part_of(n_terms)
     for k in range(0, n_terms, part):
         n_k, place = min(part, n_terms - k), place_of_part(k, n_terms, y, partial)
-        start, step, _ = start_of_part(plan, k, n_terms, (product.init, 1, 0), (place, 1, 0))
+        start, step, _ = start_of_part(plan, k, n_terms, (product.init, product.init_row, 0), (place, 1, 0))
         call(plan.leaves.multiply_row, (x + k * size, product.a + k * n_rows * size, start, step, place, n_k, n_rows))
         end_part(plan, k + n_k, n_terms, y, partial, n_rows)
 

@@ -73,7 +73,7 @@ def keep_for_gradient(plan, layer, d, start, n, batch):
         width, here = min(panel, start + n - s), s * n_out * size
         own = d + (s - start) * n_out * size
         if layer.derivative != 0:
-            call(layer.derivative, (own, layer.z + here, layer.h_out + here, width * n_out, layer.constants))
+            call(layer.derivative, (own, layer.z + here, layer.h_out + here, n_out, width, layer.constants))
         if batch >= gradient.lists_from:
             continue
         if batch >= gradient.narrow_from:
