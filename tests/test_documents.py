@@ -54,6 +54,16 @@ def test_links_of_documents_lead_somewhere():
             assert "://" in target or (document.parent / target).exists(), f"{document.name}: {target}"
 
 
+@pytest.mark.parametrize(
+    "document", [*(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"], ids=lambda path: path.stem
+)
+def test_files_that_a_document_names_are_there(document):
+    for name in re.findall(
+        r"`(?:python )?((?:fastbp|tests|perf|docs|tools|examples)/[\w/]+\.(?:py|md))", document.read_text()
+    ):
+        assert (ROOT / name).exists(), name
+
+
 def test_files_and_functions_that_the_design_names_are_there():
     text = (ROOT / "docs" / "design.md").read_text() + (ROOT / "docs" / "step.md").read_text()
     sources = "\n".join(path.read_text() for path in (ROOT / "fastbp").rglob("*.py"))
