@@ -34,8 +34,6 @@ _LARGE = 1e4  # data of this size is more likely to blame for a divergence than 
 
 Array = npt.NDArray[Any]
 
-_NO_CONSTANTS = np.zeros(1)
-
 
 class Rule(NamedTuple):
     """An optimizer, the leaves that carry it out, and the numbers that say how many elements these touch.
@@ -48,6 +46,14 @@ class Rule(NamedTuple):
     constants: Array
     leaves: updates.Rule
     decays_biases: bool
+
+    def describe(self, program: Program, buffers: Buffers) -> None:
+        """Write into a program's tables where moments and constants lie."""
+        if program.buffers is not buffers:  # whose rule stays the same
+            moments = buffers.moments
+            row = moments.strides[0] // moments.itemsize
+            program.optimizer[0] = moments.ctypes.data, row, self.constants.ctypes.data, self.decays_biases
+            program.buffers = buffers
 
 
 def rule_of(optimizer: Optimizer) -> Rule:
@@ -239,13 +245,8 @@ class Driver:
 
     def _use(self, program: Program) -> None:
         """Write into the program's tables what stays the same from call to call."""
-        if program.buffers is not self._buffers:  # whose rule stays the same
-            moments = self._buffers.moments
-            constants = _NO_CONSTANTS if self._rule is None else self._rule.constants
-            decays_biases = self._rule is not None and self._rule.decays_biases
-            row = moments.strides[0] // moments.itemsize
-            program.optimizer[0] = moments.ctypes.data, row, constants.ctypes.data, decays_biases
-            program.buffers = self._buffers
+        if self._rule is not None:
+            self._rule.describe(program, self._buffers)
         batch_size, epoch_size, shuffle, seed, last_epoch = self.dealing
         costs = program.plan.costs(batch_size)
         program.dealing[0] = batch_size, epoch_size, shuffle, seed, 0, last_epoch, 0, *costs  # in the table's order
@@ -300,19 +301,24 @@ class Stepper:
         self._first_step = state.n_steps
         self._rate, self._record, self._rules = np.zeros(1), np.zeros(1, RECORD), np.zeros(0, RULE)
 
-    def step(self, data: Data) -> float:
-        """Take one step on all the data; returns the mean loss before it."""
+    def step(self, data: Data, with_loss: bool = True) -> float:
+        """Take one step on all the data; returns the mean loss before it.
+
+        with_loss : if not, the data's y is the derivative of a loss with respect to the outputs; 0 is returned.
+        """
         batch_size = data.x.shape[0]
         self._first_step = self.state.n_steps
         self._position.start_at(self._first_step)
-        program = self._programs.training(training_plan(self._architecture, self._rule, batch_size))
+        plan = training_plan(self._architecture, self._rule, batch_size, with_loss=with_loss)
+        program = self._programs.training(plan)
         self._driver = driver = Driver(
             program, self._buffers, self._rule, self._position, data, Dealing(batch_size, batch_size)
         )
         loss = single_step(driver, self._position)
         if not math.isfinite(loss):
             driver.raise_if_failed(kernel.DIVERGED)
-        self._use(program)
+        if with_loss:
+            self._use(program)
         return loss
 
     def finish(self) -> None:
@@ -361,10 +367,12 @@ def _raise_overflow(step: int) -> NoReturn:
     raise DivergenceError(message, step, step_taken=True)
 
 
-def training_plan(architecture: Architecture, rule: Rule, n_samples: int, n_workers: int = 1) -> Plan:
+def training_plan(
+    architecture: Architecture, rule: Rule, n_samples: int, n_workers: int = 1, with_loss: bool = True
+) -> Plan:
     """Return the plan of steps by a rule on so many samples."""
     capacity = capacity_for(n_samples, architecture.dtype)
-    return Plan(architecture, capacity, trains=True, with_loss=True, rule=rule.leaves, n_workers=n_workers)
+    return Plan(architecture, capacity, trains=True, with_loss=with_loss, rule=rule.leaves, n_workers=n_workers)
 
 
 def single_step(driver: Driver, position: Position) -> float:

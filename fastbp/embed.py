@@ -28,13 +28,14 @@ Examples
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numba
 from numba.extending import overload
 
 from fastbp.kernels import overloads
 from fastbp.kernels.embedding import BATCH, BUSY, MOVED, OK, OUT_SHAPE, OVERLAP, X_SHAPE, Y_SHAPE
+from fastbp.kernels.learning import DIVERGED, LABELS, OVERFLOWED, RATE, RATES_ENDED, TORN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,28 +45,51 @@ if TYPE_CHECKING:
 __all__ = [
     "BATCH",
     "BUSY",
+    "DIVERGED",
+    "LABELS",
     "MOVED",
     "OK",
     "OUT_SHAPE",
+    "OVERFLOWED",
     "OVERLAP",
+    "RATE",
+    "RATES_ENDED",
+    "TORN",
     "X_SHAPE",
     "Y_SHAPE",
+    "backward_step",
     "jvp",
+    "loss",
+    "loss_and_grad",
     "message",
+    "n_steps",
+    "params",
     "predict",
+    "reset",
+    "set_learning_rate",
+    "train",
+    "train_step",
     "vjp",
 ]
+
+_Function = TypeVar("_Function", bound="Callable[..., Any]")
 
 _MESSAGES = {
     OK: "ok",
     X_SHAPE: "x must have shape (n_in,) or (n, n_in)",
-    Y_SHAPE: "y, or a direction, must have as many rows as x and as many columns as the network has outputs (a tangent "
-    "of x: features)",
-    OUT_SHAPE: "what is written must have as many rows as x, and as many columns as what it is for",
+    Y_SHAPE: "y, or a direction, must have a row for each of x, as wide as the outputs (a tangent of x: as x); or "
+    "integer classes if the loss is cross_entropy",
+    OUT_SHAPE: "what is written must have as many rows as x, and be as wide as what it is for",
     OVERLAP: "what is written must overlap neither what is read nor the parameters",
     BATCH: "a batch must have at least one sample, and no more than the learner was made for",
     BUSY: "another thread is at work with this handle, or training the model: give each thread a handle of its own",
     MOVED: "the handle is a copy, or comes from another process or version of fastbp: make one with compiled()",
+    DIVERGED: "the loss is not finite: parameters, moments and count are those before the step",
+    LABELS: "a class is out of range: parameters, moments and count are those before the step",
+    OVERFLOWED: "a parameter is not finite after the step, which was taken",
+    RATES_ENDED: "the learning rates that were sampled beforehand are used up: make a handle with more n_steps",
+    RATE: "a learning rate must be finite and not negative",
+    TORN: "this process was forked while a step was changing the parameters: make a new trainer from whole ones",
 }
 
 
@@ -74,20 +98,20 @@ def message(status: int) -> str:
     return _MESSAGES[int(status)]
 
 
-def _embedded(typing: Callable[..., Any]) -> Callable[[Callable[..., int]], Callable[..., int]]:
+def _embedded(typing: Callable[..., Any]) -> Callable[[_Function], _Function]:
     """Make a function one that compiled code may call, typed by `overloads`; from Python it runs compiled as well."""
 
-    def register(function: Callable[..., int]) -> Callable[..., int]:
+    def register(function: _Function) -> _Function:
         @functools.cache
         def compiled() -> Any:
             return numba.njit(nogil=True)(lambda *arguments: twin(*arguments))
 
         @functools.wraps(function)
-        def twin(*arguments: Any) -> int:
-            return int(compiled()(*arguments))
+        def twin(*arguments: Any) -> Any:
+            return compiled()(*arguments)
 
         overload(twin, jit_options={"forceinline": True, "error_model": "numpy"})(typing)
-        return twin
+        return cast("_Function", twin)
 
     return register
 
@@ -151,5 +175,138 @@ def jvp(net: npt.NDArray[Any], x: npt.NDArray[Any], t_x: npt.NDArray[Any], t_out
     -------
     int
         OK; X_SHAPE, Y_SHAPE, OUT_SHAPE, OVERLAP, BUSY, MOVED: then nothing was written.
+    """
+    raise NotImplementedError
+
+
+@_embedded(overloads.train_step)
+def train_step(learner: npt.NDArray[Any], x: npt.NDArray[Any], y: npt.NDArray[Any]) -> int:
+    """Take one optimizer step on a batch, in place; the bits are those of `Trainer.step`.
+
+    Parameters
+    ----------
+    learner : handle
+        Of `Trainer.compiled`. One thread at a time may train a network, by whatever handle, or from Python.
+    x : ndarray, shape (n_in,) or (n, n_in), of float32 or float64, any strides
+        Not looked at for infinities and NaN, which end in DIVERGED or OVERFLOWED.
+    y : ndarray, shape as the outputs, of float32 or float64, any strides
+        For one output also (n,). For cross_entropy integer classes (n,), of any width, or probabilities. Not checked
+        otherwise.
+
+    Returns
+    -------
+    int
+        OK. OVERFLOWED: the step was taken. DIVERGED, LABELS: parameters, moments and count are as before. X_SHAPE,
+        Y_SHAPE, BATCH, BUSY, MOVED, RATES_ENDED, TORN: nothing was written.
+    """
+    raise NotImplementedError
+
+
+@_embedded(overloads.backward_step)
+def backward_step(learner: npt.NDArray[Any], x: npt.NDArray[Any], d_out: npt.NDArray[Any]) -> int:
+    """Take one optimizer step from the derivative of a loss of your own; the bits are those of `Trainer.step_from`.
+
+    Parameters
+    ----------
+    learner, x
+        As for `train_step`.
+    d_out : ndarray, shape as the outputs, for one output also (n,), of float32 or float64, any strides
+        With respect to the outputs behind the output activation. Not divided by n.
+
+    Returns
+    -------
+    int
+        As `train_step`; there is no loss that could be DIVERGED.
+    """
+    raise NotImplementedError
+
+
+@_embedded(overloads.loss_and_grad)
+def loss_and_grad(learner: npt.NDArray[Any], x: npt.NDArray[Any], y: npt.NDArray[Any], grad: npt.NDArray[Any]) -> int:
+    """Write the gradient of the batch's mean loss to `grad`; `loss` tells the loss. The bits of `MLP.loss_and_grad`.
+
+    Several threads may do so at once, each with a handle of its own.
+
+    Parameters
+    ----------
+    learner, x, y
+        As for `train_step`.
+    grad : ndarray, shape (n_params,), of the network's dtype, C-contiguous
+        Overwritten. Overlaps neither `x` nor `y` nor the parameters.
+
+    Returns
+    -------
+    int
+        OK. DIVERGED, LABELS, X_SHAPE, Y_SHAPE, OUT_SHAPE, OVERLAP, BATCH, BUSY, MOVED: `grad` is as before.
+    """
+    raise NotImplementedError
+
+
+@_embedded(overloads.train)
+def train(learner: npt.NDArray[Any], x: npt.NDArray[Any], y: npt.NDArray[Any], n_steps: int) -> int:
+    """Train for some steps as `Trainer.fit` does: in batches of the trainer's size, in its order, from where it stands.
+
+    There is no history. Ctrl-C does not reach compiled code: train in chunks, and return to Python in between.
+
+    Parameters
+    ----------
+    learner : handle
+        Of `Trainer.compiled`, for as large batches as the trainer's at least.
+    x, y : ndarray, shape (n, n_in) and as the outputs
+        As for `train_step`: the whole data. A call goes on in the middle of an epoch where the one before has ended.
+    n_steps : int
+
+    Returns
+    -------
+    int
+        As `train_step`. The steps before the one that went wrong were taken.
+    """
+    raise NotImplementedError
+
+
+@_embedded(overloads.reset)
+def reset(learner: npt.NDArray[Any]) -> int:
+    """Set the optimizer's moments and the count of steps, the trainer's too, to zero; parameters stay.
+
+    Returns
+    -------
+    int
+        OK, BUSY, MOVED, TORN.
+    """
+    raise NotImplementedError
+
+
+@_embedded(overloads.set_learning_rate)
+def set_learning_rate(learner: npt.NDArray[Any], rate: float) -> int:
+    """Set the learning rate of this handle's steps from now on.
+
+    Returns
+    -------
+    int
+        OK, RATE, BUSY, MOVED.
+    """
+    raise NotImplementedError
+
+
+@_embedded(overloads.loss)
+def loss(learner: npt.NDArray[Any]) -> float:
+    """Return the mean loss of this handle's last batch before its step, or of all samples that `train` has seen.
+
+    NaN before the first, and if the handle was copied.
+    """
+    raise NotImplementedError
+
+
+@_embedded(overloads.n_steps)
+def n_steps(learner: npt.NDArray[Any]) -> int:
+    """Return the steps taken so far, the trainer's included; -1 if the handle was copied."""
+    raise NotImplementedError
+
+
+@_embedded(overloads.params)
+def params(handle: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return all parameters, shape (n_params,): a writable view, of a network's handle or a learner's.
+
+    Empty if the handle was copied. In compiled code the view keeps the handle's memory alive, wherever it goes.
     """
     raise NotImplementedError

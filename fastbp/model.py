@@ -355,7 +355,8 @@ class MLP:
         At a kink of an activation the derivative is that from the left. A single sample is summed in another order than
         among others, so that its last bits may differ.
         """
-        return evaluation.vjp(self._network, *self._checked_directions(x, d_out, "d_out", self.sizes[-1]))
+        self._network.turn.settle()
+        return evaluation.vjp(self._network, *self._network.checked_directions(x, d_out, "d_out", self.sizes[-1]))
 
     def jvp(self, x: npt.ArrayLike, t_x: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return ``J @ t_x`` of each sample: the derivative of its outputs along a direction `t_x` of its features.
@@ -379,7 +380,8 @@ class MLP:
         RuntimeWarning
             If a derivative is not finite; it names the first.
         """
-        return evaluation.jvp(self._network, *self._checked_directions(x, t_x, "t_x", self.sizes[0]))
+        self._network.turn.settle()
+        return evaluation.jvp(self._network, *self._network.checked_directions(x, t_x, "t_x", self.sizes[0]))
 
     def jacobian(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return the derivatives of each sample's outputs with respect to its features.
@@ -432,14 +434,6 @@ class MLP:
             If `n` is no positive integer.
         """
         return network_handles(self._network, None if n is None else checks.positive_int(n, "n"), self)
-
-    def _checked_directions(
-        self, x: npt.ArrayLike, directions: npt.ArrayLike, name: str, width: int
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return checked features, and directions, one row of some width for each."""
-        self._network.turn.settle()
-        features = arrays.features(x, self.sizes[0], self.dtype)
-        return features, arrays.targets(directions, len(features), width, self.dtype, classes=False, name=name)[0]
 
     def __copy__(self) -> MLP:
         """Return a copy that shares nothing with this model."""

@@ -11,6 +11,7 @@ from fastbp import arrays
 from fastbp.buffers import aligned_copy
 from fastbp.kernels.losses import FRACTIONS, LABELS, LOSSES, VALUES
 from fastbp.program import Programs
+from fastbp.sharing import Word
 from fastbp.sources import Data
 from fastbp.turn import Turn
 
@@ -41,6 +42,8 @@ class Network:
     turn : Turn
         Whose turn it is to change them.
     programs : Programs
+    word : Word or None
+        What learners in compiled code take to change them, where there are any.
     history : History or None
         Of the last fit.
     """
@@ -54,6 +57,18 @@ class Network:
     def _own(self, params: npt.NDArray[Any]) -> None:
         self.params = aligned_copy(params, self.architecture.dtype)
         self.turn, self.programs = Turn(), Programs(self.architecture, self.params)
+        self.word: Word | None = None
+
+    def share(self) -> Word:
+        """Return the word that says who may change the parameters, which learners in compiled code take too.
+
+        Only who has the turn may call this.
+        """
+        if self.word is None:
+            self.word = word = Word()
+            self.turn.shared = word
+            self.programs.share(word.address)
+        return self.word
 
     @property
     def n_in(self) -> int:
@@ -68,10 +83,10 @@ class Network:
     @property
     def decisions_per_sample(self) -> float:
         """How many classes each sample decides on; NaN where the output is no class."""
-        return {LABELS: 1.0, FRACTIONS: float(self.n_out), VALUES: math.nan}[self._targets]
+        return {LABELS: 1.0, FRACTIONS: float(self.n_out), VALUES: math.nan}[self.targets]
 
     @property
-    def _targets(self) -> int:
+    def targets(self) -> int:
         """The kind of targets, as in `kernels.losses`."""
         return LOSSES[self.architecture.loss].targets
 
@@ -89,11 +104,25 @@ class Network:
             features.shape[0],
             self.n_out,
             self.architecture.dtype,
-            classes=self._targets == LABELS,
-            binary=self._targets == FRACTIONS,
+            classes=self.targets == LABELS,
+            binary=self.targets == FRACTIONS,
             name=names[1],
         )
         return Data(features, targets, is_labels)
+
+    def checked_directions(
+        self, x: npt.ArrayLike, directions: npt.ArrayLike, name: str, width: int
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Check features, and directions of some width, one for each sample; return both as kernels read them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument, what was expected and what was passed.
+        """
+        dtype = self.architecture.dtype
+        features = arrays.features(x, self.n_in, dtype)
+        return features, arrays.targets(directions, len(features), width, dtype, classes=False, name=name)[0]
 
     def batch_at_once(self, x: object, y: object) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
         """Return views of a batch if its arrays are of the kind that `kernels.border` takes, else None.
@@ -105,7 +134,7 @@ class Network:
         rows, targets, dtype = x.view(), y.view(), self.architecture.dtype  # nobody else can reshape these
         if rows.ndim != 2 or rows.dtype is not dtype:
             return None
-        if self._targets == LABELS:
+        if self.targets == LABELS:
             return (rows, targets) if targets.ndim == 1 and targets.dtype is _CLASSES else None
         if targets.ndim == 1 and self.n_out == 1:
             targets = targets[:, np.newaxis]

@@ -15,7 +15,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastbp.buffers import ALIGNMENT
-from fastbp.kernels import derivatives, gather, parameters, samples, shuffle, single, sums, training, transpose, updates
+from fastbp.kernels import (
+    derivatives,
+    gather,
+    parameters,
+    samples,
+    shuffle,
+    single,
+    steps,
+    sums,
+    training,
+    transpose,
+    updates,
+)
 from fastbp.kernels.activations import ACTIVATIONS, Activation
 from fastbp.kernels.losses import LABELS, LOSSES, Loss
 from fastbp.kernels.panels import panel_width
@@ -125,7 +137,7 @@ class Plan:
         Whether there is a gradient.
     with_loss : bool
         Whether to compare with targets. If not, the outputs go through the output activation, even if the loss has one
-        fused into it.
+        fused into it; and what trains begins with the derivative of a loss of the caller's with respect to them.
     derives : bool
         Whether derivatives go through the network from its outputs to its inputs, or back; it trains nothing then.
     rule : updates.Rule, optional
@@ -359,13 +371,15 @@ class Plan:
             updates.flush_rows: self.trains and self.rule is None,
             samples.forward_block: True,
             samples.loss_block: self.with_loss,
+            samples.derivative_block: self.trains and not self.with_loss,
             samples.backward_block: self.trains,
             samples.gradient_block: self.trains and self.is_small,
             parameters.parameters_of_network: self.trains and self.is_small,
             parameters.parameters_of_tile: self.trains and not self.is_small,
             training.train_steps: self.trains,
+            steps.take_step: self.trains,
             training.evaluate_range: self.with_loss and not self.trains,
-            training.predict_range: not self.with_loss,
+            training.predict_range: not (self.with_loss or self.trains),
             derivatives.vjp_range: self.derives,
             derivatives.jvp_range: self.derives,
         }
@@ -391,6 +405,7 @@ class Plan:
 # Fields of `LEAVES` that are not named as their leaf.
 FIELDS_OF_LEAVES = {
     "sample_order": "order",
+    "derivative_block": "loss_block",
     "gather_rows": "gather",
     "gather_labels": "labels",
     "parameters_of_network": "parameters",

@@ -188,7 +188,7 @@ class Program:
         self.border["has_bad"] = self._address(border.has_bad)
         return self.addresses["border"]
 
-    def _border_of(self, addresses: dict[str, int]) -> dict[str, int]:
+    def _border_of(self, addresses: dict[str, int]) -> dict[str, float]:
         """Return the fields of `BORDER`; those of a run follow when there is one."""
         plan = self.plan
         return {
@@ -206,7 +206,9 @@ class Program:
             "run": addresses["runs"],
             "fit_cursor": 0,
             "targets": plan.loss.targets,
+            "word": 0,
             "status": border.OK,
+            "loss": 0.0,
         }
 
     def _constants_of(self, index: int) -> int:
@@ -376,6 +378,7 @@ class Programs:
         self._architecture, self._params = architecture, params
         self._of_thread = threading.local()  # freed with it
         self._training: tuple[Program, ...] = ()
+        self._word = 0
         self.dtype = architecture.dtype
 
     @cached_property
@@ -395,6 +398,12 @@ class Programs:
             if program.user is user and 0 <= program.plan.n_samples - n_samples < program.plan.panel:
                 return program
         return None
+
+    def share(self, word: int) -> None:
+        """Have programs that train take the word at this address (`Word`) for each step on a batch of the caller's."""
+        self._word = word
+        for program in self._training:
+            program.border["word"] = word
 
     def predicting(self) -> Program:
         """Return this thread's program for predictions."""
@@ -430,6 +439,7 @@ class Programs:
                 break
         else:
             program = Program(plan, self._params)
+            program.border["word"] = self._word
         others = [other for other in self._training if other is not program]
         self._training = (program, *others[: _MOST_TRAINING - 1])
         return program

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fastbp import checks, schedules
 from fastbp.driver import Stepper, rule_of
+from fastbp.handles import Learning, learner_handles
 from fastbp.history import History, check_metrics
+from fastbp.kernels.tables import POSITIONS
 from fastbp.loop import Limits, Loop, Validation
 from fastbp.optimizers import check_optimizer
+from fastbp.sources import Data
 from fastbp.state import Buffers, Position, RuleMemory, RunState
 from fastbp.stopping import EarlyStopping, StopRule, check_rules
 from fastbp.workers import checked_threads
@@ -22,7 +28,6 @@ if TYPE_CHECKING:
 
     from fastbp.network import Network
     from fastbp.optimizers import Optimizer
-    from fastbp.sources import Data
 
 __all__ = ["Run"]
 
@@ -61,6 +66,7 @@ class Run:
         self.history = History(seed=self.seed)
         self.buffers = Buffers(network.params, self._rule.n_moments)
         self.state = RunState(Position(), Position(), RuleMemory())
+        self._positions: npt.NDArray[np.void] | None = None  # for learners in compiled code
         self._stepper: Stepper | None = None
         self._loop: Loop | None = None  # of the fit that runs
 
@@ -130,6 +136,7 @@ class Run:
 
     def _train(self, loop: Loop, state: RunState, show_progress: bool) -> None:
         self.state, self.network.history, self._loop = state, self.history, loop
+        self._show_positions()
         loop.run(show_progress)
 
     def _conclude(self, loop: Loop, before: RunState) -> None:
@@ -138,14 +145,21 @@ class Run:
             loop.finish()
             if not loop.has_begun:
                 self.state = before
+            self._show_positions()
             self._loop = None
 
     def step(self, x: npt.ArrayLike, y: npt.ArrayLike) -> float:
         """Take one step on this batch, as `Trainer.step`."""
         loss = self._step_at_once(x, y)
-        if loss is not None:
-            return loss
-        data, turn = self.network.checked_data(x, y), self.network.turn
+        return self._step(self.network.checked_data(x, y)) if loss is None else loss
+
+    def step_from(self, x: npt.ArrayLike, d_out: npt.ArrayLike) -> None:
+        """Take one step from the derivative of a loss with respect to the outputs, as `Trainer.step_from`."""
+        data = Data(*self.network.checked_directions(x, d_out, "d_out", self.network.n_out), is_labels=False)
+        self._step(data, with_loss=False)
+
+    def _step(self, data: Data, with_loss: bool = True) -> float:
+        turn = self.network.turn
         with turn.take():
             turn.finish()
             self._check_whole()
@@ -154,8 +168,42 @@ class Run:
                 network = self.network
                 stepper = Stepper(network.programs, network.architecture, self.buffers, self._rule, self.state)
                 self._stepper = stepper
-            loss = turn.run(partial(stepper.step, data), finish=stepper.finish)
+            loss = turn.run(partial(stepper.step, data, with_loss), finish=stepper.finish)
         return loss  # noqa: RET504 - nothing comes between the call and leaving the turn
+
+    def compiled(self, max_batch: int, n: int | None, n_steps: int | None, user: object) -> npt.NDArray[Any]:
+        """Return handles of learners that share parameters, moments and counts with this run, as `Trainer.compiled`."""
+        max_batch = checks.positive_int(max_batch, "max_batch")
+        n = None if n is None else checks.positive_int(n, "n")
+        rate = self._rule.optimizer.learning_rate
+        rates: float | npt.NDArray[np.float64]
+        if n_steps is not None:
+            rates = schedules.sample(rate, self.n_steps, checks.positive_int(n_steps, "n_steps"))
+        elif isinstance(rate, float):
+            rates = rate
+        else:
+            raise ValueError(
+                "n_steps must be given, as the learning rate is a schedule: of how many steps to sample it beforehand"
+            )
+        turn = self.network.turn
+        with turn.take():
+            turn.finish()
+            self._check_whole()
+            if self._positions is None:
+                self._positions = np.zeros(1, POSITIONS)
+            self._show_positions()
+            learning = Learning(
+                self._rule, self.buffers, self._positions, self._batch_size, self._shuffle, self._drop_last, self.seed,
+                rates, self.n_steps,
+            )  # fmt: skip
+            return learner_handles(self.network, max_batch, n, learning, user)
+
+    def _show_positions(self) -> None:
+        """Tell learners in compiled code where the run stands. Only who has the turn may call this."""
+        if self._positions is not None:
+            arrays = self.state.position.cursor, self.state.position.totals
+            others = self.state.outside.cursor, self.state.outside.totals
+            self._positions[0] = tuple([array.ctypes.data for array in (*arrays, *others)])
 
     def _step_at_once(self, x: object, y: object) -> float | None:
         """Take one step on arrays as they should be; None if anything is unusual, and nothing has been done."""
@@ -180,7 +228,8 @@ class Run:
         if not self.network.turn.is_taken:
             self._check_whole()
         # All at one time: a fit in another thread may go on, or begin, before the network is copied or pickled.
-        with self.buffers.calls:
+        word = self.network.word
+        with nullcontext() if word is None else word.kept_from_learners(), self.buffers.calls:
             loop, buffers, run = self._loop, self.buffers, self.state.copy()
             if loop is not None:
                 run.position.unvalidated = loop.unvalidated()
@@ -191,7 +240,7 @@ class Run:
                 "_buffers": (buffers.params.copy(), buffers.moments.copy(), buffers.set_aside),
                 "_rule": self.optimizer,
             }
-        own = self.__dict__ | taken | {"_stepper": None, "_loop": None}
+        own = self.__dict__ | taken | {"_stepper": None, "_loop": None, "_positions": None}
         del own["buffers"]
         return own
 

@@ -233,6 +233,63 @@ class Trainer:
         """
         return self._run.step(x, y)
 
+    def step_from(self, x: npt.ArrayLike, d_out: npt.ArrayLike) -> None:
+        """Take one optimizer step from the derivative of a loss of your own with respect to the outputs.
+
+        Counts as a step, as `step` does. The gradient is the sum over the samples of ``J.T @ d_out``, J being the
+        Jacobian of the outputs with respect to the parameters: a mean over the batch is yours to take.
+
+        Parameters
+        ----------
+        x : array_like, shape (n_samples, n_features), read-only
+        d_out : array_like, shape (n_samples, n_out), for one output also (n_samples,), read-only
+            With respect to the outputs behind the output activation, such as `MLP.predict` returns them.
+
+        Raises
+        ------
+        TypeError, ValueError, DivergenceError, KeyboardInterrupt, RuntimeError
+            As `fit`.
+
+        Examples
+        --------
+        >>> import numpy as np, fastbp
+        >>> x, y = np.linspace(-1, 1, 20)[:, np.newaxis], np.linspace(0, 1, 20)[:, np.newaxis]
+        >>> trainer = Trainer(fastbp.MLP([1, 8, 1], seed=0))
+        >>> trainer.step_from(x, 2 * (trainer.model.predict(x) - y) / 20)  # the mean squared error's
+        >>> trainer.n_steps
+        1
+        """
+        self._run.step_from(x, d_out)
+
+    def compiled(self, max_batch: int, n: int | None = None, *, n_steps: int | None = None) -> npt.NDArray[Any]:
+        """Return a handle with which functions compiled by Numba train the model, by `fastbp.embed`.
+
+        It shares parameters, moments and the count of steps with this trainer. Its steps, and calls from Python that
+        train the model, exclude each other.
+
+        Parameters
+        ----------
+        max_batch : int
+            Most samples of a step.
+        n : int, optional
+            How many handles: one for each thread, that gradients can be computed by several at once.
+        n_steps : int, optional
+            Steps from now on whose learning rates are sampled beforehand; needed if the learning rate is a schedule.
+
+        Returns
+        -------
+        ndarray, shape (size,), or (n, size) with a handle as each row
+            Read-only, of a dtype of its own. It keeps the trainer alive; it is no handle any more if it is copied.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For wrong arguments, and a schedule's wrong value.
+        RuntimeError
+            As `fit`.
+        """
+        return self._run.compiled(max_batch, n, n_steps, self)
+
     def __copy__(self) -> Trainer:
         """Return a copy that shares nothing with this trainer: its model is a copy too."""
         return copy.deepcopy(self)

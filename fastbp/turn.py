@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,12 +16,25 @@ _T = TypeVar("_T")
 _TRIES = 10  # of finishing at once; an error of its own would come back for ever
 
 
+class _Shared(Protocol):
+    """What others than Python take too (`sharing.Word`)."""
+
+    def take(self) -> None: ...
+
+    def give_back(self) -> None: ...
+
+
 class Turn:
     """The right to change the parameters of one model.
 
     A signal's handler may raise between any two instructions of Python, in a ``finally`` too. So a call that changes
     something says beforehand how it is finished, by a function that can begin anew at any place; what it could not
     finish itself is finished before anybody looks again.
+
+    Attributes
+    ----------
+    shared : optional
+        Taken as well by each call, where learners in compiled code may change the parameters too.
 
     Examples
     --------
@@ -35,6 +48,7 @@ class Turn:
     def __init__(self) -> None:
         self._process, self._lock = os.getpid(), threading.Lock()
         self._unfinished: Callable[[], None] | None = None
+        self.shared: _Shared | None = None
 
     @property
     def is_unfinished(self) -> bool:
@@ -64,7 +78,16 @@ class Turn:
         return self._lock
 
     def run(self, work: Callable[[], _T], finish: Callable[[], None]) -> _T:
-        """Call `work`, and `finish` after it, however it ends. Only who has the turn may call this."""
+        """Call `work`, and `finish` after it, however it ends. Only who has the turn may call this.
+
+        Raises
+        ------
+        RuntimeError
+            If a learner in compiled code is at work.
+        """
+        if self.shared is not None:
+            self._unfinished = _nothing  # so that it is given back, whatever comes
+            self.shared.take()
         self._unfinished = finish
         try:
             return work()
@@ -83,6 +106,8 @@ class Turn:
                 break
             try:
                 unfinished()
+                if self.shared is not None:
+                    self.shared.give_back()
                 self._unfinished = None
             except BaseException as error:
                 first = error if first is None else first
@@ -95,3 +120,7 @@ class Turn:
             return
         with self.take():
             self.finish()
+
+
+def _nothing() -> None:
+    """Finish what has not begun."""

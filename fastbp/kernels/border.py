@@ -14,25 +14,15 @@ import numpy as np
 from numba import from_dtype, types
 
 from fastbp._jit import inline, kernel, leaf
-from fastbp.kernels.calls import address_of_array, call, float64_at, overlap
+from fastbp.kernels.calls import address_of_array, call, overlap
 from fastbp.kernels.gather import FLOAT32, FLOAT64, INT64
 from fastbp.kernels.losses import FRACTIONS, LABELS
-from fastbp.kernels.simd import any_lane, fma, is_finite, lanes_of, load_upto, splat
-from fastbp.kernels.tables import (
-    border_at,
-    cursor_at,
-    dealing_at,
-    epoch_record_of,
-    plan_at,
-    run_at,
-    source_at,
-    totals_at,
-)
+from fastbp.kernels.owners import NOBODY, PYTHON, give_word_back, take_word
+from fastbp.kernels.simd import address_of, any_lane, fma, is_finite, lanes_of, load_upto, splat
+from fastbp.kernels.tables import border_at, plan_at, source_at
 from fastbp.kernels.training import OVERFLOWED, STEP_LIMIT
 
 OK, SLOW, NOT_FINITE = range(3)  # what an entry says
-
-_NO_LIMIT = np.iinfo(np.int64).max
 
 
 @kernel
@@ -133,37 +123,26 @@ def _take_step(border, rate, x, y, y_row, y_column, y_dtype, y_is_label):
     Where the loss is not finite nothing has changed, and the status is SLOW.
     """
     n, size, a = x.shape[0], border.itemsize, address_of_array(x)
-    source, dealing, run, plan = (
-        source_at(border.source),
-        dealing_at(border.dealing),
-        run_at(border.run),
-        plan_at(border.plan),
-    )
-    cursor, totals, of_fit = cursor_at(run.cursor), totals_at(run.totals), cursor_at(border.fit_cursor)
-    if cursor.updating != 0 or of_fit.updating != 0:
-        return np.nan
     if call(border.has_bad, (a, x.strides[0] // size, n, border.n_in)) != 0:
         return np.nan
+    if border.word != 0 and take_word(border.word, NOBODY, PYTHON) not in (NOBODY, PYTHON):
+        return np.nan
+    source, plan = source_at(border.source), plan_at(border.plan)
     source.x, source.x_row, source.x_column, source.x_dtype, source.n_samples = a, x.strides[0], size, _code_of(size), n
     source.y, source.y_row, source.y_column, source.y_dtype, source.y_is_label = y, y_row, y_column, y_dtype, y_is_label
-    n_steps = max(cursor.step, of_fit.step)
-    float64_at(run.rates)[0] = rate
-    run.first_step = n_steps
-    dealing.batch_size = dealing.epoch_size = n
-    dealing.last_step, dealing.last_epoch, dealing.budget = n_steps + 1, _NO_LIMIT, _NO_LIMIT
-    dealing.shuffle = dealing.seed = 0
-    cursor.epoch = cursor.position = cursor.n_records = 0
-    cursor.super_blocks_done = cursor.phase = cursor.task = 0
-    totals.epoch_loss = totals.epoch_right = totals.step_loss = totals.step_right = 0.0
-    before, cursor.step = cursor.step, n_steps
-    status = call(plan.leaves.train_steps, (border.plan, border.source, border.dealing, border.run, 0, 0, 1))
-    if status in (STEP_LIMIT, OVERFLOWED):
-        border.status = OK if status == STEP_LIMIT else NOT_FINITE
-        return epoch_record_of(run, 0).loss
-    cursor.step = before
-    cursor.super_blocks_done = cursor.phase = cursor.task = cursor.updating = 0
-    totals.step_loss = totals.step_right = 0.0
-    return np.nan
+    status = call(plan.leaves.take_step, (address_of(border), rate))
+    if border.word != 0:
+        give_word_back(border.word)
+    if status not in (STEP_LIMIT, OVERFLOWED):
+        return np.nan
+    border.status = OK if status == STEP_LIMIT else NOT_FINITE
+    return border.loss
+
+
+@kernel
+def exchange_word(word, expected, owner):
+    """Call `owners.take_word`."""
+    return take_word(word, expected, owner)
 
 
 @kernel

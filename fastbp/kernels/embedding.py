@@ -30,18 +30,19 @@ def _exchange(typingctx, pointer, index, value):
 
 
 @inline
-def _take(handle):
+def take(handle):
     """Whether the handle's buffers were free; they are the caller's now, until `_give_back`."""
     return _exchange(int64_at(handle.self), _BUSY_ELEMENT, 1) == 0
 
 
 @inline
-def _give_back(handle):
+def give_back(handle):
+    """Let others use the handle's buffers."""
     publish(int64_at(handle.self), _BUSY_ELEMENT, 0)
 
 
 @inline
-def _is_apart(handle, out, array):
+def is_apart(handle, out, array):
     """Whether `out` and another array have no byte in common, and `out` and the parameters none."""
     size, n = handle.itemsize, out.n_rows * out.n_columns
     if overlap(out.address, n * size, handle.params, handle.n_params * size):
@@ -69,20 +70,20 @@ def _check(handle, x, directions, width, out, out_width):
         return Y_SHAPE
     if out.n_rows != x.n_rows or out.n_columns != out_width:
         return OUT_SHAPE
-    return OK if _is_apart(handle, out, x) and _is_apart(handle, out, directions) else OVERLAP
+    return OK if is_apart(handle, out, x) and is_apart(handle, out, directions) else OVERLAP
 
 
 @inline
 def _over_rows(handle, leaf, x, y, out):
     """Have a leaf of the plan write `out` for all rows of x, and of y where it reads that."""
-    if not _take(handle):
+    if not take(handle):
         return BUSY
     source = source_at(handle.source)
     source.x, source.x_row, source.x_column, source.x_dtype = x.address, x.row, x.column, x.dtype
     source.y, source.y_row, source.y_column, source.y_dtype = y.address, y.row, y.column, y.dtype
     source.n_samples = x.n_rows
     call(leaf, (handle.plan, handle.source, 0, x.n_rows, out.address))
-    _give_back(handle)
+    give_back(handle)
     return OK
 
 

@@ -10,7 +10,7 @@ from fastbp._jit import leaf
 from fastbp.kernels.calls import call
 from fastbp.kernels.products.dense import dense
 from fastbp.kernels.products.gradient import gradient_without_lists, keep_for_gradient
-from fastbp.kernels.tables import LOSS_SUMS_BYTES, layer_of, plan_at, source_at
+from fastbp.kernels.tables import LOSS_SUMS_BYTES, layer_of, loss_sums_of, plan_at, source_at
 
 
 @leaf(lambda T: types.void(types.intp, types.intp, types.intp, types.intp))
@@ -64,6 +64,22 @@ def loss_block(plan, source, start, n, scale, sums):
             ),
         )
     return n_outside
+
+
+@leaf(lambda T: types.intp(types.intp, types.intp, types.intp, types.intp, types.float64, types.intp))
+def derivative_block(plan, source, start, n, scale, sums):
+    """Take the source's y for the derivative of the loss with respect to the outputs, in the place of `loss_block`.
+
+    There is no loss: it counts as 0. `scale` is not used: y is the derivative of the whole batch's loss.
+    """
+    plan, source = plan_at(plan), source_at(source)
+    n_out = layer_of(plan, plan.n_layers - 1).n_out
+    call(plan.leaves.gather, (source.y, source.y_row, source.y_column, source.y_dtype, plan.scratch.rows, n, n_out,
+                              plan.scratch.d, plan.scratch.row_addresses, plan.scratch.cast))  # fmt: skip
+    for unit in range((n + plan.sizes.loss_unit - 1) // plan.sizes.loss_unit):
+        here = loss_sums_of(sums, unit)
+        here.loss = here.right = 0.0
+    return 0
 
 
 @leaf(lambda T: types.void(types.intp, types.intp, types.intp, types.intp))

@@ -53,7 +53,7 @@ LEAVES = np.dtype(
             # the phases of a step
             *("forward_block", "loss_block", "backward_block", "gradient_block", "parameters"),
             # whole calls
-            *("train_steps", "evaluate_range", "predict_range", "vjp_range", "jvp_range"),
+            *("train_steps", "take_step", "evaluate_range", "predict_range", "vjp_range", "jvp_range"),
         )
     ],
     align=True,
@@ -307,7 +307,9 @@ BORDER = np.dtype(
         ("run", ADDRESS),  # RUN, with a row for one rate and one record
         ("fit_cursor", ADDRESS),  # CURSOR of the fits of the same run
         ("targets", COUNT),  # their kind, as in `losses`
+        ("word", ADDRESS),  # of the network, or 0 if nobody shares it (`owners`)
         ("status", COUNT),  # of the last call
+        ("loss", VALUE),  # mean over the batch of the last step, before it
     ],
     align=True,
 )
@@ -343,6 +345,61 @@ HANDLE = np.dtype(
         ("embedded_predict", ADDRESS),
         ("embedded_vjp", ADDRESS),
         ("embedded_jvp", ADDRESS),
+    ],
+    align=True,
+)
+
+
+# Where the fits of a run stand, and its steps on batches of the caller's own.
+POSITIONS = np.dtype(
+    [
+        ("fit_cursor", ADDRESS),  # CURSOR
+        ("fit_totals", ADDRESS),  # TOTALS
+        ("cursor", ADDRESS),
+        ("totals", ADDRESS),
+    ],
+    align=True,
+)
+
+# What a learner's handle is, as `HANDLE`.
+LEARNER = np.dtype(
+    [
+        ("self", ADDRESS),
+        ("busy", COUNT),
+        ("word", ADDRESS),  # of the network (`owners`)
+        ("n_in", COUNT),
+        ("n_out", COUNT),
+        ("itemsize", COUNT),
+        ("takes_labels", COUNT),
+        ("max_batch", COUNT),
+        ("params", ADDRESS),
+        ("n_params", COUNT),
+        ("moments", ADDRESS),
+        ("n_moment_bytes", COUNT),
+        # BORDER of the programs
+        ("step", ADDRESS),
+        ("step_from", ADDRESS),  # from the derivative of the loss with respect to the outputs
+        ("gradient", ADDRESS),
+        ("grads", ADDRESS),  # what the last one writes
+        ("positions", ADDRESS),  # POSITIONS
+        # How fits deal the samples out
+        ("batch_size", COUNT),  # 0 for all
+        ("drop_last", COUNT),
+        ("shuffle", COUNT),
+        ("seed", COUNT),
+        # Learning rates: `rate` for all steps, or `n_rates` in a table from `first_step` on
+        ("rate", VALUE),
+        ("rates", ADDRESS),
+        ("n_rates", COUNT),
+        ("first_step", COUNT),
+        ("loss", VALUE),  # mean over the last batch, before its step
+        # Leaves
+        ("embedded_train_step", ADDRESS),
+        ("embedded_backward_step", ADDRESS),
+        ("embedded_loss_and_grad", ADDRESS),
+        ("embedded_train", ADDRESS),
+        ("embedded_reset", ADDRESS),
+        ("embedded_set_learning_rate", ADDRESS),
     ],
     align=True,
 )
@@ -391,6 +448,7 @@ plan_at, layer_at, product_at = record_at(PLAN), record_at(LAYER), record_at(PRO
 tile_at, source_at = record_at(TILE), record_at(SOURCE)
 optimizer_at, dealing_at, run_at = record_at(OPTIMIZER), record_at(DEALING), record_at(RUN)
 border_at, handle_at, array_at = record_at(BORDER), record_at(HANDLE), record_at(ARRAY)
+learner_at, positions_at = record_at(LEARNER), record_at(POSITIONS)
 cursor_at, totals_at, loss_sums_at = record_at(CURSOR), record_at(TOTALS), record_at(LOSS_SUMS)
 epoch_record_at, rule_at = record_at(RECORD), record_at(RULE)
 

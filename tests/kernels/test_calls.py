@@ -17,6 +17,7 @@ from fastbp.kernels import border, calls, derivatives, overloads, training
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
 from fastbp.kernels.tables import HANDLE, LEAVES
+from fastbp.kernels.tables import LEARNER as LEARNER_TABLE
 from fastbp.kernels.updates import RULES, Rule
 from fastbp.plan import FIELDS_OF_LEAVES
 
@@ -25,12 +26,24 @@ MODULES = [
 ]
 
 
-STAMP = numba.from_dtype(np.dtype([(overloads.field_name(overloads.NETWORK, "float32"), np.int64)]))
-ROWS = types.Array(types.float32, 2, "C")
+def handle_of(kind):
+    """The type of a handle."""
+    stamp = numba.from_dtype(np.dtype([(overloads.field_name(kind, "float32"), np.int64)]))
+    return types.Array(stamp, 1, "C", readonly=True)
+
+
+NETWORK, LEARNER, ROWS = handle_of(overloads.NETWORK_KIND), handle_of(overloads.LEARNER_KIND), types.float32[:, ::1]
 # The arguments of each function of `embed`.
 EMBEDDED = {
-    name: (types.Array(STAMP, 1, "C", readonly=True), *[ROWS] * n)
-    for name, n in {"predict": 2, "vjp": 3, "jvp": 3}.items()
+    "predict": (NETWORK, ROWS, ROWS),
+    "vjp": (NETWORK, ROWS, ROWS, ROWS),
+    "jvp": (NETWORK, ROWS, ROWS, ROWS),
+    "train_step": (LEARNER, ROWS, ROWS),
+    "backward_step": (LEARNER, ROWS, ROWS),
+    "loss_and_grad": (LEARNER, ROWS, ROWS, types.float32[::1]),
+    "train": (LEARNER, ROWS, ROWS, types.intp),
+    "reset": (LEARNER,),
+    "set_learning_rate": (LEARNER, types.float64),
 }
 
 
@@ -40,7 +53,7 @@ def all_leaves():
 
 def leaves_of_fields():
     """The leaves that may stand behind each address of a plan, a layer, the border or a handle."""
-    of_handles = [name for name in HANDLE.names if name.startswith("embedded_")]
+    of_handles = [name for name in (*HANDLE.names, *LEARNER_TABLE.names) if name.startswith("embedded_")]
     by_field = {name: set() for name in (*LEAVES.names, *of_handles, "activation", "derivative", "has_bad")}
     chosen = {"loss": {loss.leaf for loss in LOSSES.values()}}
     chosen["activation"] = {activation.forward for activation in ACTIVATIONS.values()}
