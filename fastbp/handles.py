@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Learning", "learner_handles", "network_handles"]
 
-_OF_NETWORKS = embedding.embedded_predict, embedding.embedded_vjp, embedding.embedded_jvp
+_OF_NETWORKS = (
+    embedding.embedded_predict,
+    embedding.embedded_predict_sample,
+    embedding.embedded_vjp,
+    embedding.embedded_jvp,
+)
 _OF_LEARNERS = (
     learning.embedded_train_step,
     learning.embedded_backward_step,

@@ -23,6 +23,7 @@ PERMITTED = {
     "numba.core.compiler_lock",
     "numba.core.config",
     "numba.core.event",
+    "numba.core.imputils",
     "numba.core.registry.cpu_target",
     "numba.core.typeconv",
     "numba.core.typing.templates",

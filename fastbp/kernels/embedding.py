@@ -114,6 +114,34 @@ def embedded_predict(handle, arrays, out):
     return OK
 
 
+@leaf(lambda T: types.intp(types.intp, types.intp, types.intp, types.CPointer(T), types.intp))
+def embedded_predict_sample(handle, x, n_x, out, n_out):
+    """Write the outputs of one sample, whose numbers are the network's own, one behind the other, and n_x of them.
+
+    As `embedded_predict`, with less to look at: that is a tenth of the time of a small network.
+    """
+    handle, place, size = handle_at(handle), address_of(out), handle_at(handle).itemsize
+    if n_x != handle.n_in:
+        return X_SHAPE
+    if n_out != handle.n_out:
+        return OUT_SHAPE
+    if overlap(place, n_out * size, x, n_x * size) or overlap(
+        place, n_out * size, handle.params, handle.n_params * size
+    ):
+        return OVERLAP
+    if handle.fits_stack == 0:
+        if not take(handle):
+            return BUSY
+        source = source_at(handle.source)
+        source.x, source.x_column, source.n_samples = x, size, 1
+        source.x_dtype = FLOAT32 if size == 4 else FLOAT64
+        call(plan_at(handle.plan).leaves.predict_range, (handle.plan, handle.source, 0, 1, place))
+        give_back(handle)
+        return OK
+    predict_sample(plan_at(handle.plan), x, out)
+    return OK
+
+
 @leaf(_signature)
 def embedded_vjp(handle, arrays, d_x):
     """Write J.T @ d_out of all rows. arrays : x, d_out and `d_x`."""

@@ -104,6 +104,15 @@ def _table_of(layouts):
     return table
 
 
+def _predict_sample(net, x, out):
+    """`embed.predict` of a sample of the network's own dtype, one number behind the other."""
+    place = address_of_array(net)
+    if net.shape[0] != _SIZE or handle_at(place).self != place:
+        return MOVED
+    arguments = place, address_of_array(x), x.shape[0], address_of_array(out), out.shape[0]
+    return call(handle_at(place).embedded_predict_sample, arguments)
+
+
 def predict(net, x, out):
     """Type `embed.predict`."""
     dtype, is_ours = _stamp_of(net, "predict", (NETWORK_KIND,))
@@ -112,6 +121,8 @@ def predict(net, x, out):
     _check_output("predict", "out", out, dtype)
     if not is_ours:
         return lambda net, x, out: MOVED
+    if x.ndim == 1 and x.layout == "C" and x.aligned and x.dtype == out.dtype:
+        return _predict_sample
     table = _table_of(_layouts(x, out))
 
     def predict(net, x, out):

@@ -343,6 +343,7 @@ HANDLE = np.dtype(
         ("n_params", COUNT),
         # Leaves:
         ("embedded_predict", ADDRESS),
+        ("embedded_predict_sample", ADDRESS),
         ("embedded_vjp", ADDRESS),
         ("embedded_jvp", ADDRESS),
     ],

@@ -36,6 +36,7 @@ NETWORK, LEARNER, ROWS = handle_of(overloads.NETWORK_KIND), handle_of(overloads.
 # The arguments of each function of `embed`.
 EMBEDDED = {
     "predict": (NETWORK, ROWS, ROWS),
+    "_predict_sample": (NETWORK, types.float32[::1], types.float32[::1]),
     "vjp": (NETWORK, ROWS, ROWS, ROWS),
     "jvp": (NETWORK, ROWS, ROWS, ROWS),
     "train_step": (LEARNER, ROWS, ROWS),
@@ -85,7 +86,8 @@ def typed_functions():
         plain.compile(arguments(np.dtype("float32")))
         yield next(iter(plain.overloads.values())).type_annotation
     for name, arguments in EMBEDDED.items():
-        plain = numba.njit(error_model="numpy")(getattr(overloads, name)(*arguments))
+        function = getattr(overloads, name)
+        plain = numba.njit(error_model="numpy")(function if name.startswith("_") else function(*arguments))
         plain.compile(arguments)
         yield next(iter(plain.overloads.values())).type_annotation
     for module in MODULES:
