@@ -17,13 +17,11 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 NEED_DATA = {"fashion_mnist"}  # that nobody has without fetching them
 
 
-def run(arguments, folder, **options):
+def run(arguments, folder):
     """Run Python as a user would, with warnings of numbers as errors; returns what it printed."""
     environment = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "error::RuntimeWarning", *arguments]
-    finished = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, **options
-    )
+    finished = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
 
@@ -34,7 +32,8 @@ def test_python_blocks_of_a_document_run_one_after_the_other(document, tmp_path)
     pytest.importorskip("matplotlib")
     blocks = BLOCK.findall(document.read_text())
     assert blocks
-    run(["-"], tmp_path, input="\n".join(blocks))
+    (tmp_path / "program.py").write_text("\n".join(blocks))
+    run(["program.py"], tmp_path)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
