@@ -31,9 +31,11 @@ import functools
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numba
+import numpy as np
 from numba.extending import overload
 
-from fastbp.kernels import overloads
+from fastbp import checks
+from fastbp.kernels import online, overloads
 from fastbp.kernels.embedding import BATCH, BUSY, MOVED, OK, OUT_SHAPE, OVERLAP, X_SHAPE, Y_SHAPE
 from fastbp.kernels.learning import DIVERGED, LABELS, OVERFLOWED, RATE, RATES_ENDED, TORN
 
@@ -63,8 +65,14 @@ __all__ = [
     "loss_and_grad",
     "message",
     "n_steps",
+    "normalizer",
+    "normalizer_apply",
+    "normalizer_update",
     "params",
     "predict",
+    "replay_buffer",
+    "replay_push",
+    "replay_sample",
     "reset",
     "set_learning_rate",
     "train",
@@ -308,5 +316,128 @@ def params(handle: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return all parameters, shape (n_params,): a writable view, of a network's handle or a learner's.
 
     Empty if the handle was copied. In compiled code the view keeps the handle's memory alive, wherever it goes.
+    """
+    raise NotImplementedError
+
+
+def replay_buffer(
+    capacity: int, n_in: int, n_out: int, seed: int, dtype: npt.DTypeLike = "float32"
+) -> npt.NDArray[Any]:
+    """Return a replay buffer: it keeps the last `capacity` samples (x, y) that are pushed, and draws from them.
+
+    Parameters
+    ----------
+    capacity, n_in, n_out : int
+        Samples; numbers of x and of y, which may be whatever belongs together, such as a state and what followed.
+    seed : int
+        The draws are the same for the same seed and pushes.
+    dtype : {"float32", "float64"}
+
+    Returns
+    -------
+    ndarray, 1-D, of a dtype of its own
+        It owns its memory: a copy, or a pickle, is a whole buffer. For one thread at a time.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what was expected and what was passed.
+    """
+    capacity = checks.positive_int(capacity, "capacity")
+    n_in, n_out = checks.positive_int(n_in, "n_in"), checks.positive_int(n_out, "n_out")
+    number = np.dtype(dtype)
+    if number.name not in ("float32", "float64"):
+        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
+    n_words = online.HEADER - (capacity * (n_in + n_out) * number.itemsize // -8)
+    buffer = np.zeros(n_words, np.int64)
+    state = np.uint64(checks.seed_of(seed)).astype(np.int64)
+    buffer[: online.HEADER] = online.IS_BUFFER, capacity, n_in, n_out, 0, state
+    return buffer.view([(overloads.field_name(overloads.REPLAY_KIND, number), np.int64)])
+
+
+def normalizer(n: int) -> npt.NDArray[Any]:
+    """Return running means and variances of n features (Welford 1962), with which to normalize them.
+
+    Returns
+    -------
+    ndarray, 1-D, of a dtype of its own
+        It owns its memory: a copy, or a pickle, is a whole one. For one thread at a time.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is no positive integer.
+    """
+    sums = np.zeros(1 + 2 * checks.positive_int(n, "n"))
+    return sums.view([(overloads.field_name(overloads.NORMALIZER_KIND, "float64"), np.float64)])
+
+
+@_embedded(online.replay_push)
+def replay_push(buffer: npt.NDArray[Any], x: npt.NDArray[Any], y: npt.NDArray[Any]) -> int:
+    """Put samples into a replay buffer, in the place of the oldest where it is full.
+
+    Parameters
+    ----------
+    buffer : replay buffer
+    x, y : ndarray, shapes (n_in,) and (n_out,), or (n, n_in) and (n, n_out), of numbers, any strides
+
+    Returns
+    -------
+    int
+        OK. X_SHAPE, Y_SHAPE, MOVED: nothing was written.
+    """
+    raise NotImplementedError
+
+
+@_embedded(online.replay_sample)
+def replay_sample(buffer: npt.NDArray[Any], x_batch: npt.NDArray[Any], y_batch: npt.NDArray[Any]) -> int:
+    """Draw samples from a replay buffer, with replacement, each as likely as any other.
+
+    Parameters
+    ----------
+    buffer : replay buffer
+    x_batch, y_batch : ndarray, shapes (n, n_in) and (n, n_out), of float32 or float64
+        Overwritten.
+
+    Returns
+    -------
+    int
+        OK. BATCH: the buffer is empty. X_SHAPE, Y_SHAPE, MOVED. Then nothing was written.
+    """
+    raise NotImplementedError
+
+
+@_embedded(online.normalizer_update)
+def normalizer_update(normalizer: npt.NDArray[Any], x: npt.NDArray[Any]) -> int:
+    """Take samples into the means and variances.
+
+    Parameters
+    ----------
+    normalizer : normalizer
+    x : ndarray, shape (n,) or (n_samples, n), of numbers, any strides
+
+    Returns
+    -------
+    int
+        OK. X_SHAPE, MOVED: nothing was written.
+    """
+    raise NotImplementedError
+
+
+@_embedded(online.normalizer_apply)
+def normalizer_apply(normalizer: npt.NDArray[Any], x: npt.NDArray[Any], out: npt.NDArray[Any]) -> int:
+    """Write (x - mean) / standard deviation of each feature to `out`, which may be x; of a constant one x - mean.
+
+    Parameters
+    ----------
+    normalizer : normalizer
+    x : ndarray, shape (n,) or (n_samples, n), of numbers, any strides
+    out : ndarray of that shape, of float32 or float64
+        Overwritten.
+
+    Returns
+    -------
+    int
+        OK. X_SHAPE, OUT_SHAPE, MOVED: nothing was written.
     """
     raise NotImplementedError

@@ -197,10 +197,10 @@ def test_wrong_types_are_typing_errors_that_name_the_argument():
         ((net, x[0], out), "embed.predict: out must have as many dimensions as x"),
         ((net, x[np.newaxis], out), "embed.predict: x must be an array of 1 or 2 dimensions"),
         ((net, 1.0, out), "embed.predict: x must be an array"),
-        ((x, x, out), r"embed.predict: the handle must be made by MLP.compiled\(\), one of its rows"),
+        ((x, x, out), r"embed.predict: the first argument must be made by MLP.compiled\(\), or be one of the rows"),
         (
             (model_of((4, 9, 3)).compiled(2), x, out),
-            r"embed.predict: the handle must be made by MLP.compiled\(\), one of its rows",
+            r"embed.predict: the first argument must be made by MLP.compiled\(\), or be one of the rows",
         ),
     ]:
         with pytest.raises(numba.TypingError, match=message):

@@ -341,7 +341,7 @@ def test_wrong_types_are_typing_errors_that_name_the_argument():
     learner, (x, y), net = trainer.compiled(4), batch_of(trainer, 4), trainer.model.compiled()
     grad = np.empty(trainer.model.n_params, np.float32)
     for function, arguments, message in [
-        (train_step, (net, x, y), "embed.train_step: the handle must be made by Trainer.compiled"),
+        (train_step, (net, x, y), "embed.train_step: the first argument must be made by Trainer.compiled"),
         (train_step, (learner, x.astype(int), y), "embed.train_step: x must be of float32 or float64"),
         (train_step, (learner, x, y.astype(complex)), "embed.train_step: y must be of float32 or float64"),
         (train_step, (learner, x[0], y), "embed.train_step: y must be an array of 1 or 2 dimensions, no more than x"),

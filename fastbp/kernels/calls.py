@@ -47,7 +47,8 @@ def _pointer_to(dtype):
     return pointer
 
 
-int64_at, float64_at = _pointer_to(types.int64), _pointer_to(types.float64)
+int64_at = _pointer_to(types.int64)
+float32_at, float64_at = _pointer_to(types.float32), _pointer_to(types.float64)
 
 
 @intrinsic

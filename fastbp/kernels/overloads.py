@@ -23,8 +23,13 @@ from fastbp.kernels.gather import SOURCE_DTYPES
 from fastbp.kernels.tables import HANDLE, LEARNER, cursor_at, handle_at, learner_at, positions_at
 
 _PREFIX = "fastbp"
-NETWORK_KIND, LEARNER_KIND = "network", "learner"
-_MADE_BY = {NETWORK_KIND: "MLP.compiled()", LEARNER_KIND: "Trainer.compiled()"}
+NETWORK_KIND, LEARNER_KIND, REPLAY_KIND, NORMALIZER_KIND = "network", "learner", "replay", "normalizer"
+_MADE_BY = {
+    NETWORK_KIND: "MLP.compiled()",
+    LEARNER_KIND: "Trainer.compiled()",
+    REPLAY_KIND: "embed.replay_buffer()",
+    NORMALIZER_KIND: "embed.normalizer()",
+}
 _SIZE, _LEARNER_SIZE = HANDLE.itemsize // 8, LEARNER.itemsize // 8
 # How an array lies: a row per sample; or of one dimension, as one row, or as one number per sample.
 _ROWS, _ROW, _COLUMN = "rows", "row", "column"
@@ -36,15 +41,15 @@ def field_name(kind: str, dtype: object) -> str:
     return f"{_PREFIX}_{kind}_{dtype}_{_jit.digest()}"
 
 
-def _stamp_of(handle, function, kinds):
-    """The dtype of a handle's network, and whether it is of these sources."""
+def stamp_of(handle, function, kinds, is_written=False):
+    """The dtype of a handle's network, and whether it is of these sources; it may be read-only if nothing is written."""
     is_array = isinstance(handle, types.Array) and isinstance(handle.dtype, types.Record)
     parts = next(iter(handle.dtype.fields)).split("_") if is_array else []
     is_handle = len(parts) == 4 and parts[0] == _PREFIX and parts[1] in kinds
-    if not is_handle or handle.ndim != 1 or handle.layout != "C":
+    if not is_handle or handle.ndim != 1 or handle.layout != "C" or (is_written and not handle.mutable):
         made_by = " or ".join(_MADE_BY[kind] for kind in kinds)
         raise TypingError(
-            f"embed.{function}: the handle must be made by {made_by}, one of its rows if there are several"
+            f"embed.{function}: the first argument must be made by {made_by}, or be one of the rows that it has made"
         )
     return parts[2], parts[3] == _jit.digest()
 
@@ -115,7 +120,7 @@ def _predict_sample(net, x, out):
 
 def predict(net, x, out):
     """Type `embed.predict`."""
-    dtype, is_ours = _stamp_of(net, "predict", (NETWORK_KIND,))
+    dtype, is_ours = stamp_of(net, "predict", (NETWORK_KIND,))
     _check_dimensions("predict", {"x": x, "out": out})
     _check_floats("predict", {"x": x})
     _check_output("predict", "out", out, dtype)
@@ -136,7 +141,7 @@ def predict(net, x, out):
 
 def vjp(net, x, d_out, d_x):
     """Type `embed.vjp`."""
-    dtype, is_ours = _stamp_of(net, "vjp", (NETWORK_KIND,))
+    dtype, is_ours = stamp_of(net, "vjp", (NETWORK_KIND,))
     _check_dimensions("vjp", {"x": x, "d_out": d_out, "d_x": d_x})
     _check_floats("vjp", {"x": x, "d_out": d_out})
     _check_output("vjp", "d_x", d_x, dtype)
@@ -155,7 +160,7 @@ def vjp(net, x, d_out, d_x):
 
 def jvp(net, x, t_x, t_out):
     """Type `embed.jvp`."""
-    dtype, is_ours = _stamp_of(net, "jvp", (NETWORK_KIND,))
+    dtype, is_ours = stamp_of(net, "jvp", (NETWORK_KIND,))
     _check_dimensions("jvp", {"x": x, "t_x": t_x, "t_out": t_out})
     _check_floats("jvp", {"x": x, "t_x": t_x})
     _check_output("jvp", "t_out", t_out, dtype)
@@ -190,7 +195,7 @@ def _layouts_of_batch(function, x, y):
 
 def train_step(learner, x, y):
     """Type `embed.train_step`."""
-    _, is_ours = _stamp_of(learner, "train_step", (LEARNER_KIND,))
+    _, is_ours = stamp_of(learner, "train_step", (LEARNER_KIND,))
     table = _table_of(_layouts_of_batch("train_step", x, y))
     if not is_ours:
         return lambda learner, x, y: MOVED
@@ -206,7 +211,7 @@ def train_step(learner, x, y):
 
 def backward_step(learner, x, d_out):
     """Type `embed.backward_step`."""
-    _, is_ours = _stamp_of(learner, "backward_step", (LEARNER_KIND,))
+    _, is_ours = stamp_of(learner, "backward_step", (LEARNER_KIND,))
     table = _table_of(_layouts_of_batch("backward_step", x, d_out))
     _check_floats("backward_step", {"d_out": d_out})
     if not is_ours:
@@ -223,7 +228,7 @@ def backward_step(learner, x, d_out):
 
 def loss_and_grad(learner, x, y, grad):
     """Type `embed.loss_and_grad`."""
-    dtype, is_ours = _stamp_of(learner, "loss_and_grad", (LEARNER_KIND,))
+    dtype, is_ours = stamp_of(learner, "loss_and_grad", (LEARNER_KIND,))
     layouts = _layouts_of_batch("loss_and_grad", x, y)
     if not isinstance(grad, types.Array) or grad.ndim != 1:
         raise TypingError(f"embed.loss_and_grad: grad must be an array of 1 dimension, got {grad}")
@@ -243,7 +248,7 @@ def loss_and_grad(learner, x, y, grad):
 
 def train(learner, x, y, n_steps):
     """Type `embed.train`."""
-    _, is_ours = _stamp_of(learner, "train", (LEARNER_KIND,))
+    _, is_ours = stamp_of(learner, "train", (LEARNER_KIND,))
     layouts = _layouts_of_batch("train", x, y)
     if x.ndim != 2:
         raise TypingError(f"embed.train: x must have 2 dimensions, got {x}")
@@ -264,7 +269,7 @@ def train(learner, x, y, n_steps):
 
 def reset(learner):
     """Type `embed.reset`."""
-    _, is_ours = _stamp_of(learner, "reset", (LEARNER_KIND,))
+    _, is_ours = stamp_of(learner, "reset", (LEARNER_KIND,))
     if not is_ours:
         return lambda learner: MOVED
 
@@ -279,7 +284,7 @@ def reset(learner):
 
 def set_learning_rate(learner, rate):
     """Type `embed.set_learning_rate`."""
-    _, is_ours = _stamp_of(learner, "set_learning_rate", (LEARNER_KIND,))
+    _, is_ours = stamp_of(learner, "set_learning_rate", (LEARNER_KIND,))
     if not isinstance(rate, (types.Float, types.Integer)):
         raise TypingError(f"embed.set_learning_rate: rate must be a number, got {rate}")
     if not is_ours:
@@ -296,7 +301,7 @@ def set_learning_rate(learner, rate):
 
 def loss(learner):
     """Type `embed.loss`."""
-    _, is_ours = _stamp_of(learner, "loss", (LEARNER_KIND,))
+    _, is_ours = stamp_of(learner, "loss", (LEARNER_KIND,))
     if not is_ours:
         return lambda learner: _NAN
 
@@ -311,7 +316,7 @@ def loss(learner):
 
 def n_steps(learner):
     """Type `embed.n_steps`."""
-    _, is_ours = _stamp_of(learner, "n_steps", (LEARNER_KIND,))
+    _, is_ours = stamp_of(learner, "n_steps", (LEARNER_KIND,))
     if not is_ours:
         return lambda learner: -1
 
@@ -350,7 +355,7 @@ def _view_of(dtype):
 
 def params(handle):
     """Type `embed.params`."""
-    dtype, is_ours = _stamp_of(handle, "params", (NETWORK_KIND, LEARNER_KIND))
+    dtype, is_ours = stamp_of(handle, "params", (NETWORK_KIND, LEARNER_KIND))
     view = _view_of(dtype)
     if not is_ours:
         return lambda handle: view(handle, 0, 0)
