@@ -4,18 +4,26 @@
 
 One sample, float32. C is a static function of which every size is a compile-time constant, built by gcc -O3
 -march=native -ffast-math (`static_c/predict.c`), called in a loop of C; ours is called in a loop that Numba compiles.
-All take turns; a time is the least of the rounds, each a loop of less than a millisecond. Writes JSON to perf/results/.
+All take turns; a time is the least of the rounds, each a loop of less than a millisecond.
+
+A step on a batch stands beside the trainer's own steps in a fit that shuffles. Compilation is that of a loop around a
+prediction, less that of the empty loop. Two threads with one handle stand beside two processes, each pinned to a core.
+Writes JSON to perf/results/.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
+import multiprocessing
+import os
 import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from itertools import pairwise
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +33,7 @@ import numpy as np
 import fastbp
 from fastbp import embed
 from harness import options
+from harness.processes import available_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +48,7 @@ NETWORKS = (
     ((24, 128, 128, 6), "tanh", None, None),
 )
 LOAD_SHARE = 0.6, 0.7  # floor and goal of the last one: of the time in which its weights can be loaded
+STEPS = (((4, 32, 32, 1), "tanh", 32), ((8, 64, 64, 4), "relu", 1), ((2, 10, 10, 10, 1), "tanh", 4))
 DERIVATIVES = {"vjp": (3.0, 2.2), "jvp": (2.5, 1.8)}  # most times a prediction
 
 
@@ -66,6 +76,16 @@ def jvp(net, x, t_x, t_out, n):
     status = 0
     for _ in range(n):
         status |= embed.jvp(net, x, t_x, t_out)
+    return status
+
+
+@numba.njit(nogil=True)
+def train_step(learner, x, y, batch, n):
+    """Call `embed.train_step` n times, on one batch after the other."""
+    status, start = 0, 0
+    for _ in range(n):
+        status |= embed.train_step(learner, x[start : start + batch], y[start : start + batch])
+        start = start + batch if start + 2 * batch <= len(x) else 0
     return status
 
 
@@ -152,6 +172,107 @@ def runs_of(model: fastbp.MLP, c: Any) -> dict[str, Callable[[int], float]]:
     return runs
 
 
+def step_times(sizes: tuple[int, ...], activation: str, batch: int, rounds: int) -> dict[str, float]:
+    """Return the least nanoseconds of a step in compiled code, and of one in a fit on 200 batches, in turns."""
+    rng, many = np.random.default_rng(0), 200
+    x = rng.standard_normal((many * batch, sizes[0])).astype(np.float32)
+    y = rng.standard_normal((many * batch, sizes[-1])).astype(np.float32)
+    models, adam = [fastbp.MLP(list(sizes), activation, seed=0) for _ in range(2)], fastbp.Adam(1e-9)
+    fits, steps = (fastbp.Trainer(model, optimizer=adam, batch_size=batch, seed=0) for model in models)
+    learner = steps.compiled(batch)
+    run = timed(lambda n: train_step(learner, x, y, batch, n))
+    run(1)  # compiles
+    n = max(1, int(SECONDS * 1e9 / run(20)))
+    best = {"train_step": math.inf, "fit": math.inf}
+    for _ in range(rounds):
+        best["train_step"] = min(best["train_step"], run(n))
+        best["fit"] = min(best["fit"], 1e9 * fits.fit(x, y, epochs=20).seconds[-20:].min() / many)
+    return best
+
+
+def compile_seconds(with_predict: bool) -> float:
+    """Return the seconds in which Numba compiles a loop of the user's, the least of some."""
+    net = fastbp.MLP([4, 32, 32, 1], "tanh", seed=0).compiled()
+    x, out, best = np.zeros(4, np.float32), np.zeros(1, np.float32), math.inf
+    for _ in range(5):
+        if with_predict:
+
+            def loop(net, x, out, n):
+                status = 0
+                for _ in range(n):
+                    status |= embed.predict(net, x, out)
+                return status
+        else:
+
+            def loop(net, x, out, n):
+                status = 0
+                for _ in range(n):
+                    status |= out.shape[0] - 1
+                return status
+
+        compiled, start = numba.njit(loop), time.perf_counter()
+        compiled(net, x, out, 1)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def predict_for(seconds: float, core: int | None, handle: Any = None) -> int:
+    """Return how many predictions a thread makes in so many seconds, on a core of its own if one is named."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    net = fastbp.MLP([4, 32, 32, 1], "tanh", seed=0).compiled() if handle is None else handle
+    x, out, done = np.ones(4, np.float32), np.zeros(1, np.float32), 0
+    predict(net, x, out, 10)
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        predict(net, x, out, 20_000)
+        done += 20_000
+    return done
+
+
+def threads_over_processes(seconds: float = 1.0, rounds: int = 5) -> float:
+    """Return the predictions of two threads with one handle over those of two pinned processes, the best of rounds."""
+    cores, best = available_cores()[:2], {"threads": 0, "processes": 0}
+    net = fastbp.MLP([4, 32, 32, 1], "tanh", seed=0).compiled()
+    with multiprocessing.get_context("spawn").Pool(2) as processes, ThreadPool(2) as threads:
+        processes.starmap(predict_for, [(0.01, core) for core in cores])
+        for _ in range(rounds):
+            done = sum(processes.starmap(predict_for, [(seconds, core) for core in cores], chunksize=1))
+            best["processes"] = max(best["processes"], done)
+            best["threads"] = max(best["threads"], sum(threads.starmap(predict_for, [(seconds, None, net)] * 2)))
+    return best["threads"] / best["processes"]
+
+
+def rival_nanoseconds() -> dict[str, float]:
+    """Return the least nanoseconds of a prediction of one sample by a call from Python of PyTorch, and of JAX."""
+    found, x = {}, np.ones((1, 4), np.float32)
+    with suppress(ImportError):
+        import torch
+
+        torch.set_num_threads(1)
+        first, second, last = (torch.nn.Linear(*sizes) for sizes in ((4, 32), (32, 32), (32, 1)))
+        model = torch.nn.Sequential(first, torch.nn.Tanh(), second, torch.nn.Tanh(), last)
+        tensor = torch.from_numpy(x)
+        with torch.inference_mode():
+            found["PyTorch"] = least({"call": timed(lambda n: [model(tensor) for _ in range(n)])}, 100)["call"]
+    with suppress(ImportError):
+        import jax
+
+        model = fastbp.MLP([4, 32, 32, 1], "tanh", seed=0)
+        layers = [(jax.numpy.array(w), jax.numpy.array(b)) for w, b in zip(model.weights, model.biases, strict=True)]
+
+        @jax.jit
+        def apply(layers, x):
+            for w, b in layers[:-1]:
+                x = jax.numpy.tanh(x @ w + b)
+            return x @ layers[-1][0] + layers[-1][1]
+
+        array = jax.numpy.array(x)
+        run = timed(lambda n: [apply(layers, array).block_until_ready() for _ in range(n)])
+        found["JAX"] = least({"call": run}, 100)["call"]
+    return found
+
+
 def judged(ratio: float, floor: float, goal: float) -> str:
     """Return a ratio beside its limits."""
     verdict = "goal reached" if ratio <= goal else "floor reached" if ratio <= floor else "above the floor"
@@ -180,7 +301,20 @@ def main() -> None:
                 ratio = times[derivative] / times["predict"]
                 print(f"    {derivative} {times[derivative]:.0f} ns, times predict: {judged(ratio, most, wanted)}")
             results.append({"network": name, "nanoseconds": times})
-    options.save("embedding_float32", networks=results)
+    steps = []
+    for sizes, activation, batch in STEPS:
+        times = step_times(sizes, activation, batch, arguments.rounds)
+        name, ratio = "-".join(map(str, sizes)) + f" {activation}, batch {batch}", times["train_step"] / times["fit"]
+        print(f"{name}: train_step {times['train_step']:.0f} ns, times a fit's step: {judged(ratio, 1.06, 1.03)}")
+        steps.append({"network": name, "nanoseconds": times})
+    seconds = compile_seconds(True) - compile_seconds(False)
+    print(f"compilation of the user's loop: {seconds:.2f} s more (floor 0.5, goal 0.2)")
+    ratio = threads_over_processes()
+    print(f"two threads with one handle over two processes: {ratio:.2f} (floor 0.90, goal 0.97)")
+    rivals, ours = rival_nanoseconds(), results[0]["nanoseconds"]["predict"]
+    print("a call from Python, times ours: " + ", ".join(f"{name} {time / ours:.0f}" for name, time in rivals.items()))
+    others = {"compile_seconds": seconds, "threads": ratio, "rivals": rivals}
+    options.save("embedding_float32", networks=results, steps=steps, **others)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 Each is one array that owns its memory, whose dtype's only field is named as those of handles are (`overloads`). A copy,
 or a pickle, is a whole one.
 
-A replay buffer holds int64: a mark, capacity, n_in, n_out, samples pushed, state of the generator; then rows of numbers of its
-dtype, x first. A normalizer holds float64: how many samples, then the means and the sums of squared distances from them
-of each feature.
+A replay buffer holds int64: a mark, capacity, n_in, n_out, samples pushed, state of the generator; then rows of numbers
+of its dtype, x first. A normalizer holds float64: how many samples, then the means and the sums of squared distances
+from them of each feature.
 """
 
 import numpy as np

@@ -42,7 +42,7 @@ def field_name(kind: str, dtype: object) -> str:
 
 
 def stamp_of(handle, function, kinds, is_written=False):
-    """The dtype of a handle's network, and whether it is of these sources; it may be read-only if nothing is written."""
+    """The dtype of a handle's network, and whether it is of these sources. is_written : whether not read-only."""
     is_array = isinstance(handle, types.Array) and isinstance(handle.dtype, types.Record)
     parts = next(iter(handle.dtype.fields)).split("_") if is_array else []
     is_handle = len(parts) == 4 and parts[0] == _PREFIX and parts[1] in kinds
