@@ -13,7 +13,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DOCUMENTS = [
     path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if BLOCK.search(path.read_text())
 ]
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 NEED_DATA = {"fashion_mnist"}  # that nobody has without fetching them
 
 
@@ -40,8 +40,9 @@ def test_python_blocks_of_a_document_run_one_after_the_other(document, tmp_path)
 def test_example_runs_and_leaves_nothing_but_its_pictures(example, tmp_path):
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
-    needs_data = example.stem in NEED_DATA
-    assert run([str(example), *(["--help"] if needs_data else [])], tmp_path)
+    options = ["--help"] if example.stem in NEED_DATA else ["--short"] if example.parent.name == "embedding" else []
+    assert run([str(example), *options], tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".png"}
 
 
 def test_links_of_documents_lead_somewhere():
