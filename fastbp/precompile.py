@@ -13,6 +13,7 @@ from fastbp import kernels
 from fastbp._jit import Leaf
 from fastbp.kernels import border
 from fastbp.model import MLP
+from fastbp.sharing import Word
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,3 +61,4 @@ def _use_entry_points() -> None:
     x = np.zeros((2, 1))
     model.fit(x, x, epochs=1, validation_data=(x, x), seed=0)
     model.predict(x)
+    Word()  # what learners in compiled code share with Python

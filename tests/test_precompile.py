@@ -53,6 +53,12 @@ for dtype in ("float32", "float64"):
         wide.loss_and_grad(x[:n_samples], x[:n_samples, :2])
         wide.predict(x[:n_samples])
         wide.fit(x, x[:, :2], batch_size=n_samples, max_steps=1)
+        wide.jacobian(x[:n_samples])
+    for model in (wide, fastbp.MLP([3, 5, 2], "gelu", "softmax", dtype=dtype)):
+        model.compiled()
+        trainer = fastbp.Trainer(model)
+        trainer.step_from(x, x[:, :2])
+        trainer.compiled(700)
 print(json.dumps(_jit.n_compiled()))
 """
 
