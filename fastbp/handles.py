@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from fastbp.buffers import aligned_bytes
 from fastbp.kernels import embedding, learning, overloads
+from fastbp.kernels.handles import HANDLE, LEARNER
 from fastbp.kernels.losses import LABELS
-from fastbp.kernels.tables import HANDLE, LEARNER, RECORD, fill
+from fastbp.kernels.tables import RECORD, fill
 from fastbp.plan import Plan, capacity_for
 from fastbp.program import WHOLE_BLOCK, Program
 from fastbp.state import Position

@@ -142,7 +142,11 @@ class Network:
 
     def __getstate__(self) -> dict[str, Any]:
         self.turn.settle()
-        return {"architecture": self.architecture, "params": self.params, "history": self.history}
+        params = self.params
+        if self.word is not None:
+            with self.word.kept_from_learners():
+                params = params.copy()
+        return {"architecture": self.architecture, "params": params, "history": self.history}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.architecture, self.history = state["architecture"], state["history"]

@@ -13,7 +13,7 @@ from fastbp import checks, schedules
 from fastbp.driver import Stepper, rule_of
 from fastbp.handles import Learning, learner_handles
 from fastbp.history import History, check_metrics
-from fastbp.kernels.tables import POSITIONS
+from fastbp.kernels.handles import POSITIONS
 from fastbp.loop import Limits, Loop, Validation
 from fastbp.optimizers import check_optimizer
 from fastbp.sources import Data

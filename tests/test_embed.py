@@ -20,7 +20,7 @@ from cases import ACTIVATIONS, DTYPES
 from fastbp import embed
 from fastbp.kernels import overloads
 from fastbp.kernels.embedding import _BUSY_ELEMENT
-from fastbp.kernels.tables import HANDLE
+from fastbp.kernels.handles import HANDLE
 from guards import guarded, needs_guard_pages
 from problems import bits
 
@@ -360,3 +360,34 @@ def test_calls_allocate_nothing():
     assert done.stderr == ""
     # Unboxing an array takes a header each, outside the loop.
     assert all(int(number) <= 5 for number in done.stdout.split()), done.stdout
+
+
+AT_EXIT = """
+import threading
+import numpy as np
+from numba import njit
+import fastbp
+from fastbp import embed
+
+def main():
+    trainer = fastbp.Trainer(fastbp.MLP([4, 9, 3], seed=0))
+    net, learner = trainer.model.compiled(), trainer.compiled(8)
+    x, y, out = np.zeros((8, 4)), np.zeros((8, 3)), np.zeros((8, 3), np.float32)
+
+    @njit(nogil=True)
+    def simulate(net, learner, x, y, out, n):
+        status = 0
+        for _ in range(n):
+            status |= embed.predict(net, x, out) | embed.train_step(learner, x, y)
+        return status
+
+    assert simulate(net, learner, x, y, out, 10) == embed.OK
+    threading.Thread(target=simulate, args=(net, learner, x, y, out, 10**12), daemon=True).start()
+
+main()
+"""
+
+
+def test_interpreter_may_end_while_a_thread_simulates():
+    done = subprocess.run([sys.executable, "-c", AT_EXIT], capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -386,6 +386,7 @@ def test_learner_at_work_keeps_python_out_and_the_other_way_round():
         lambda: trainer.fit(x, y, epochs=1),
         lambda: trainer.model.fit(x, y, epochs=1),
         lambda: copy.copy(trainer),
+        lambda: pickle.dumps(trainer.model),
     ):
         with pytest.raises(RuntimeError, match="a learner in compiled code is at work in another thread"):
             call()

@@ -32,7 +32,7 @@ def run():
 CHANGES = {
     "first": None,
     "kernel": ("kernels/activations.py", "constants=(0.01,)", "constants=(0.5,)"),
-    "fields": ("kernels/tables.py", '("source", ADDRESS),  # SOURCE, written\n        ("n_in", COUNT)',
+    "fields": ("kernels/handles.py", '("source", ADDRESS),  # SOURCE, written\n        ("n_in", COUNT)',
                '("n_in", COUNT),\n        ("source", ADDRESS)'),
     "class": ("handles.py", "_Owner", "_Keeper"),
     "again": None,

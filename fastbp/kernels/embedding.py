@@ -9,9 +9,10 @@ from numba.extending import intrinsic
 from fastbp._jit import inline, leaf
 from fastbp.kernels.calls import call, int64_at, overlap
 from fastbp.kernels.gather import FLOAT32, FLOAT64
+from fastbp.kernels.handles import HANDLE, array_of, handle_at
 from fastbp.kernels.simd import address_of
 from fastbp.kernels.single import STACK, cast_sample, jvp_sample, on_stack, predict_sample, vjp_sample
-from fastbp.kernels.tables import HANDLE, array_of, handle_at, plan_at, source_at
+from fastbp.kernels.tables import plan_at, source_at
 from fastbp.kernels.team import publish
 
 OK, X_SHAPE, Y_SHAPE, OUT_SHAPE, OVERLAP, BATCH, BUSY, MOVED = range(8)

@@ -11,20 +11,17 @@ from fastbp.kernels import training
 from fastbp.kernels.calls import call, float64_at, int64_at
 from fastbp.kernels.embedding import BATCH, BUSY, OK, OUT_SHAPE, OVERLAP, X_SHAPE, Y_SHAPE, give_back, is_apart, take
 from fastbp.kernels.gather import FLOAT32, FLOAT64
+from fastbp.kernels.handles import LEARNER, array_of, learner_at, positions_at
 from fastbp.kernels.owners import LEARNER as IS_LEARNER
 from fastbp.kernels.owners import NOBODY, give_word_back, take_word
 from fastbp.kernels.simd import lanes_of, load_upto, pointer_at, store_upto
 from fastbp.kernels.steps import TORN as STEP_TORN
 from fastbp.kernels.tables import (
-    LEARNER,
-    array_of,
     border_at,
     cursor_at,
     dealing_at,
     epoch_record_of,
-    learner_at,
     plan_at,
-    positions_at,
     run_at,
     source_at,
     totals_at,

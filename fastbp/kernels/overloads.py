@@ -20,7 +20,8 @@ from fastbp.kernels.calls import address_of_array, call
 from fastbp.kernels.embedding import MOVED
 from fastbp.kernels.emit import I64
 from fastbp.kernels.gather import SOURCE_DTYPES
-from fastbp.kernels.tables import HANDLE, LEARNER, cursor_at, handle_at, learner_at, positions_at
+from fastbp.kernels.handles import HANDLE, LEARNER, handle_at, learner_at, positions_at
+from fastbp.kernels.tables import cursor_at
 
 _PREFIX = "fastbp"
 NETWORK_KIND, LEARNER_KIND, REPLAY_KIND, NORMALIZER_KIND = "network", "learner", "replay", "normalizer"

@@ -315,97 +315,6 @@ BORDER = np.dtype(
 )
 
 
-# An array that is passed to a function of `fastbp.embed`; one sample is a row. Strides in bytes.
-ARRAY = np.dtype(
-    [
-        ("address", ADDRESS),
-        ("n_rows", COUNT),
-        ("n_columns", COUNT),
-        ("row", COUNT),
-        ("column", COUNT),
-        ("dtype", COUNT),  # place in `gather.SOURCE_DTYPES`
-    ],
-    align=True,
-)
-
-# What a handle (`fastbp.embed`) is for compiled code: an array of which `self` is the first element.
-HANDLE = np.dtype(
-    [
-        ("self", ADDRESS),  # of this record: a copy of it has another one
-        ("busy", COUNT),  # 1 while somebody works in its buffers
-        ("plan", ADDRESS),
-        ("source", ADDRESS),  # SOURCE, written
-        ("n_in", COUNT),
-        ("n_out", COUNT),
-        ("itemsize", COUNT),
-        ("fits_stack", COUNT),  # whether one sample goes through on the stack
-        ("params", ADDRESS),
-        ("n_params", COUNT),
-        # Leaves:
-        ("embedded_predict", ADDRESS),
-        ("embedded_predict_sample", ADDRESS),
-        ("embedded_vjp", ADDRESS),
-        ("embedded_jvp", ADDRESS),
-    ],
-    align=True,
-)
-
-
-# Where the fits of a run stand, and its steps on batches of the caller's own.
-POSITIONS = np.dtype(
-    [
-        ("fit_cursor", ADDRESS),  # CURSOR
-        ("fit_totals", ADDRESS),  # TOTALS
-        ("cursor", ADDRESS),
-        ("totals", ADDRESS),
-    ],
-    align=True,
-)
-
-# What a learner's handle is, as `HANDLE`.
-LEARNER = np.dtype(
-    [
-        ("self", ADDRESS),
-        ("busy", COUNT),
-        ("word", ADDRESS),  # of the network (`owners`)
-        ("n_in", COUNT),
-        ("n_out", COUNT),
-        ("itemsize", COUNT),
-        ("takes_labels", COUNT),
-        ("max_batch", COUNT),
-        ("params", ADDRESS),
-        ("n_params", COUNT),
-        ("moments", ADDRESS),
-        ("n_moment_bytes", COUNT),
-        # BORDER of the programs
-        ("step", ADDRESS),
-        ("step_from", ADDRESS),  # from the derivative of the loss with respect to the outputs
-        ("gradient", ADDRESS),
-        ("grads", ADDRESS),  # what the last one writes
-        ("positions", ADDRESS),  # POSITIONS
-        # How fits deal the samples out
-        ("batch_size", COUNT),  # 0 for all
-        ("drop_last", COUNT),
-        ("shuffle", COUNT),
-        ("seed", COUNT),
-        # Learning rates: `rate` for all steps, or `n_rates` in a table from `first_step` on
-        ("rate", VALUE),
-        ("rates", ADDRESS),
-        ("n_rates", COUNT),
-        ("first_step", COUNT),
-        ("loss", VALUE),  # mean over the last batch, before its step
-        # Leaves
-        ("embedded_train_step", ADDRESS),
-        ("embedded_backward_step", ADDRESS),
-        ("embedded_loss_and_grad", ADDRESS),
-        ("embedded_train", ADDRESS),
-        ("embedded_reset", ADDRESS),
-        ("embedded_set_learning_rate", ADDRESS),
-    ],
-    align=True,
-)
-
-
 def fill(records: npt.NDArray[np.void], index: int, values: Mapping[str, Any]) -> None:
     """Write a record: a value for every field and for no other; those of a nested record are such values themselves.
 
@@ -448,24 +357,17 @@ def record_at(dtype):
 plan_at, layer_at, product_at = record_at(PLAN), record_at(LAYER), record_at(PRODUCT)
 tile_at, source_at = record_at(TILE), record_at(SOURCE)
 optimizer_at, dealing_at, run_at = record_at(OPTIMIZER), record_at(DEALING), record_at(RUN)
-border_at, handle_at, array_at = record_at(BORDER), record_at(HANDLE), record_at(ARRAY)
-learner_at, positions_at = record_at(LEARNER), record_at(POSITIONS)
+border_at = record_at(BORDER)
 cursor_at, totals_at, loss_sums_at = record_at(CURSOR), record_at(TOTALS), record_at(LOSS_SUMS)
 epoch_record_at, rule_at = record_at(RECORD), record_at(RULE)
 
-_LAYER_BYTES, _TILE_BYTES, _ARRAY_BYTES = LAYER.itemsize, TILE.itemsize, ARRAY.itemsize
+_LAYER_BYTES, _TILE_BYTES = LAYER.itemsize, TILE.itemsize
 _RECORD_BYTES, _RULE_BYTES, _PLAN_BYTES, LOSS_SUMS_BYTES = (
     RECORD.itemsize,
     RULE.itemsize,
     PLAN.itemsize,
     LOSS_SUMS.itemsize,
 )
-
-
-@inline
-def array_of(arrays, index):
-    """The record of an array."""
-    return array_at(arrays + index * _ARRAY_BYTES)
 
 
 @inline

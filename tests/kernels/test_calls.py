@@ -15,9 +15,10 @@ import fastbp.kernels
 from fastbp import _jit
 from fastbp.kernels import border, calls, derivatives, overloads, training
 from fastbp.kernels.activations import ACTIVATIONS
+from fastbp.kernels.handles import HANDLE
+from fastbp.kernels.handles import LEARNER as LEARNER_TABLE
 from fastbp.kernels.losses import LOSSES
-from fastbp.kernels.tables import HANDLE, LEAVES
-from fastbp.kernels.tables import LEARNER as LEARNER_TABLE
+from fastbp.kernels.tables import LEAVES
 from fastbp.kernels.updates import RULES, Rule
 from fastbp.plan import FIELDS_OF_LEAVES
 
