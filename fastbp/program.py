@@ -305,6 +305,7 @@ class Program:
             "h_out": base + h_out,
             "activation": self._address(forward),
             "derivative": self._address(backward),
+            "is_identity": plan.activations[index].is_identity,
             "constants": self._constants_of(index),
             "stack_start": plan.stack_starts[index],
             "forward": self._forward(index, w),

@@ -103,6 +103,19 @@ def test_bits_of_any_size_are_those_from_python(sizes, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ["identity", "tanh", "relu"])
+def test_tiny_outputs_are_zero_as_from_python(activation, dtype):
+    model, tiny = model_of((3, 9, 20), activation, dtype=dtype), 1e-25 if dtype == "float32" else 1e-200
+    model.params[:] *= tiny
+    net, out, directions = model.compiled(), np.empty(20, dtype), np.empty(20, dtype)
+    for x in rows(20, 3, dtype):
+        assert predict(net, x, out) == jvp(net, x, x, directions) == embed.OK
+        assert bits(out) == bits(model.predict(x[np.newaxis]))
+        assert bits(directions) == bits(model.jvp(x[np.newaxis], x[np.newaxis]))
+        assert not directions.any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_bits_with_fastmath_in_parallel_and_in_threads_are_those_from_python(dtype):
     model = model_of((4, 33, 7), "tanh", "softmax", dtype)
     net, x = model.compiled(), rows(4000, 4, dtype)
@@ -300,19 +313,23 @@ def test_random_calls_give_what_python_gives():
         model_of((9, 5, 17), "silu"),
     ]
     nets = [model.compiled() for model in models]
-    for _ in range(3000):
-        which, n = rng.integers(3), int(rng.integers(0, 40))
+    for call in range(30_000):
+        which, n = int(rng.integers(3)), int(rng.integers(0, 40))
         model, net = models[which], nets[which]
-        n_in, n_out = model.sizes[0] + int(rng.random() < 0.1), model.sizes[-1] + int(rng.random() < 0.1)
-        x = rng.standard_normal((n, n_in)).astype(rng.choice(DTYPES))[:: rng.choice([1, -1, 2])]
-        out = np.full((len(x) + int(rng.random() < 0.1), n_out), 7, model.dtype)
-        status = predict(net, x, out)
-        if n_in != model.sizes[0]:
-            expected = embed.X_SHAPE
+        (n_in, _, n_out), wide = (model.sizes[0], 0, model.sizes[-1]), rng.random() < 0.05
+        x = rng.standard_normal((n, n_in + wide)).astype(rng.choice(DTYPES))[:: rng.choice([1, -1, 2])]
+        n = len(x) + int(rng.random() < 0.05)
+        second = rng.standard_normal((len(x), (n_in, n_out, n_in)[call % 3]))
+        out = np.full((n, (n_out, n_in, n_out)[call % 3]), 7, model.dtype)
+        arguments = (x, out) if call % 3 == 0 else (x, second, out)
+        status = (predict, vjp, jvp)[call % 3](net, *arguments)
+        assert status == (embed.X_SHAPE if wide else embed.OK if n == len(x) else embed.OUT_SHAPE)
+        if status != embed.OK or n == 0:
+            assert (out == 7).all()
+        elif call % 3 == 0:
+            assert bits(out) == bits(model.predict(x))
         else:
-            expected = embed.OK if out.shape == (len(x), model.sizes[-1]) else embed.OUT_SHAPE
-        assert status == expected
-        assert (bits(out) == bits(model.predict(x))) if status == embed.OK else (out == 7).all()
+            assert bits(out) == bits((model.vjp, model.jvp)[call % 3 - 1](x, second))
 
 
 def test_functions_may_be_called_from_python_too():

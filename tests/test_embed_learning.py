@@ -20,6 +20,7 @@ from fastbp.kernels import owners
 from fastbp.kernels.embedding import _BUSY_ELEMENT
 from guards import guarded, needs_guard_pages
 from problems import bits, state_of
+from test_program import Arenas
 
 # Network, output, loss.
 NETWORKS = [((4, 9, 3), "identity", None), ((3, 7, 4), "softmax", None), ((5, 6, 1), "sigmoid", None),
@@ -81,17 +82,22 @@ def set_word(address, value):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 def test_steps_have_the_bits_of_the_trainer_whoever_takes_them(optimizer, dtype):
-    ours, theirs = (trainer_of(dtype=dtype, optimizer=optimizer) for _ in range(2))
-    learner, rng = ours.compiled(40), np.random.default_rng(1)
+    ours, theirs = (trainer_of(dtype=dtype, optimizer=optimizer, batch_size=8) for _ in range(2))
+    learner, rng, data = ours.compiled(40), np.random.default_rng(1), batch_of(theirs, 50)
     for step in range(300):
         x, y = batch_of(theirs, int(rng.integers(1, 41)), step)
-        loss = theirs.step(x, y)
-        if step % 5 == 0:
-            assert ours.step(x, y) == loss
-        else:
+        if step % 4 == 0:
             assert train_step(learner, x, y) == embed.OK
-            assert embed.loss(learner) == loss
-    assert embed.n_steps(learner) == ours.n_steps == theirs.n_steps == 300
+            assert embed.loss(learner) == theirs.step(x, y)
+        elif step % 4 == 1:
+            assert backward_step(learner, x, y / 40) == embed.OK
+            theirs.step_from(x, y / 40)
+        elif step % 4 == 2:
+            assert train(learner, *data, 2) == embed.OK
+            theirs.fit(*data, epochs=None, max_steps=2)
+        else:
+            assert ours.step(x, y) == theirs.step(x, y)
+    assert embed.n_steps(learner) == ours.n_steps == theirs.n_steps == 375
     assert state_of(ours) == state_of(theirs)
 
 
@@ -497,3 +503,52 @@ def test_early_stopping_that_has_restored_goes_on_from_what_the_learner_has_made
     for one in (trainer, twin):
         one.fit(x, y, epochs=2)
     assert bits(trainer.model.params) == bits(twin.model.params)
+
+
+def test_random_calls_do_what_python_does():
+    rng = np.random.default_rng(0)
+    pairs = [[trainer_of(*network, dtype=dtype) for _ in range(2)] for network in NETWORKS[:3] for dtype in DTYPES]
+    learners = [ours.compiled(20) for ours, _ in pairs]
+    for call in range(30_000):
+        which, n, kind = int(rng.integers(len(pairs))), int(rng.integers(0, 25)), call % 3
+        (ours, theirs), learner = pairs[which], learners[which]
+        x, y = batch_of(theirs, n, call)
+        x = x.astype(rng.choice(DTYPES))
+        is_wide = rng.random() < 0.05
+        given = np.column_stack([x, x[:, :1]]) if is_wide else x
+        expected = embed.X_SHAPE if is_wide else embed.OK if 1 <= n <= 20 else embed.BATCH
+        if kind == 0:
+            assert train_step(learner, given, y) == expected
+            assert expected != embed.OK or embed.loss(learner) == theirs.step(x, y)
+        elif kind == 1:
+            d_out = rng.standard_normal((n, theirs.model.sizes[-1])) / 20
+            assert backward_step(learner, given, d_out) == expected
+            if expected == embed.OK:
+                theirs.step_from(x, d_out)
+        else:
+            grad = np.full(theirs.model.n_params, 7, theirs.model.dtype)
+            assert loss_and_grad(learner, given, y, grad) == expected
+            assert (
+                bits(grad) == bits(theirs.model.loss_and_grad(x, y)[1]) if expected == embed.OK else (grad == 7).all()
+            )
+    for ours, theirs in pairs:
+        assert state_of(ours) == state_of(theirs)
+
+
+def test_nothing_between_the_buffers_of_learners_is_touched(monkeypatch):
+    arenas = Arenas(monkeypatch, 0xA5)
+    for sizes, output, loss in NETWORKS:
+        trainer = trainer_of(sizes, output, loss, batch_size=7)
+        learner, net = trainer.compiled(70), trainer.model.compiled()
+        (x, y), grad = batch_of(trainer, 70), np.empty(trainer.model.n_params, np.float32)
+        d_out, out, d_x = (
+            np.ones((70, sizes[-1])),
+            np.empty((70, sizes[-1]), np.float32),
+            np.empty((70, sizes[0]), np.float32),
+        )
+        for n in (1, 33, 70):
+            assert train_step(learner, x[:n], y[:n]) == backward_step(learner, x[:n], d_out[:n]) == embed.OK
+            assert loss_and_grad(learner, x[:n], y[:n], grad) == train(learner, x[:n], y[:n], 3) == embed.OK
+            assert embed.predict(net, x[:n], out[:n]) == embed.vjp(net, x[:n], d_out[:n], d_x[:n]) == embed.OK
+            assert embed.jvp(net, x[:n], x[:n], out[:n]) == embed.OK
+    arenas.assert_gaps_are_untouched()

@@ -64,7 +64,8 @@ class Activation(NamedTuple):
     forward : in place on pre-activations. backward : in place on derivatives.
     keeps_z : whether the backward leaf needs the pre-activations. makes_zeros : whether a unit that is off is exactly
     zero, and its derivative too, as usually half of them or more are. initializer : which weights before it `auto`
-    draws. is_hidden : whether hidden layers may have it. constants : what its leaves read.
+    draws. is_hidden : whether hidden layers may have it. is_identity : whether it changes nothing but what is tiny.
+    constants : what its leaves read.
     """
 
     forward: Leaf
@@ -73,6 +74,7 @@ class Activation(NamedTuple):
     makes_zeros: bool = False
     initializer: str = "glorot_uniform"
     is_hidden: bool = True
+    is_identity: bool = False
     constants: tuple[float, ...] = ()
 
 
@@ -358,7 +360,7 @@ def softmax_backward(d, z, h, n_features, n_samples, constants):
 
 
 ACTIVATIONS = {
-    "identity": Activation(identity_forward, identity_backward),
+    "identity": Activation(identity_forward, identity_backward, is_identity=True),
     "sigmoid": Activation(sigmoid_forward, sigmoid_backward),
     "tanh": Activation(tanh_forward, tanh_backward),
     "relu": Activation(relu_forward, relu_backward, makes_zeros=True, initializer="he_normal"),

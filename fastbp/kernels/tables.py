@@ -157,6 +157,7 @@ LAYER = np.dtype(
         ("h_out", ADDRESS),  # activations of the super-block behind the layer
         ("activation", ADDRESS),  # its leaf, or 0
         ("derivative", ADDRESS),  # its leaf, or 0
+        ("is_identity", COUNT),  # whether the activation changes nothing but what is tiny
         ("constants", ADDRESS),  # float64, of the activation
         ("stack_start", COUNT),  # element of its outputs among those of one sample on the stack (`single`)
         ("forward", PRODUCT),

@@ -60,6 +60,14 @@ def test_makes_zeros_tells_whether_a_unit_that_is_off_is_zero_with_its_derivativ
     assert ACTIVATIONS[name].makes_zeros == (not h.any() and not d[:8].any())
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_is_identity_tells_whether_numbers_stay_as_they_are(name, dtype):
+    z = pre_activations(33, dtype)
+    z[z == 0] = 0  # of either sign
+    assert ACTIVATIONS[name].is_identity == (forward(name, z).tobytes() == z.tobytes())
+
+
 @needs_guard_pages
 @pytest.mark.parametrize("at_start", [False, True])
 @pytest.mark.parametrize(("n_features", "n_samples"), SIZES)
