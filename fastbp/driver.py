@@ -22,7 +22,7 @@ from fastbp.state import NO_LIMIT, Buffers, Position
 from fastbp.workers import run_team
 
 if TYPE_CHECKING:
-    from fastbp.plan import Architecture
+    from fastbp.architecture import Architecture
     from fastbp.program import Program, Programs
     from fastbp.sources import Data
     from fastbp.state import RunState

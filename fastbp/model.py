@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastbp import arrays, checks, evaluation
+from fastbp.architecture import architecture_of
 from fastbp.handles import network_handles
 from fastbp.initializers import initialize
 from fastbp.kernels.activations import ACTIVATIONS
-from fastbp.kernels.losses import LOSSES
-from fastbp.layout import Layout, Views
-from fastbp.names import name_of, nearest
 from fastbp.network import Network
 from fastbp.optimizers import Adam, Optimizer
-from fastbp.plan import Architecture
 from fastbp.run import Run
 from fastbp.workers import checked_threads
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
     from fastbp.history import History
+    from fastbp.layout import Views
     from fastbp.stopping import StopRule
 
 __all__ = ["MLP"]
-
-_DTYPES = ("float32", "float64")
 
 
 class MLP:
@@ -106,16 +103,12 @@ class MLP:
         seed: int | None = None,
     ) -> None:
         checks.first_initialisation(self, "_network")
-        layout = Layout(sizes)
-        activations = (
-            *_hidden_activations(activation, layout.n_layers - 1),
-            _output_activation(output, layout.sizes[-1]),
-        )
-        number = _dtype_of(dtype)
+        architecture = architecture_of(sizes, activation, output, loss, dtype)
         self.seed = checks.seed_of(seed)
-        defaults = [ACTIVATIONS[name].initializer for name in activations]
-        params = initialize(init, layout.sizes, defaults, number, np.random.default_rng(self.seed))
-        self._network = Network(Architecture(layout, activations, _loss_of(loss, activations[-1]), number), params)
+        defaults = [ACTIVATIONS[name].initializer for name in architecture.activations]
+        generator = np.random.default_rng(self.seed)
+        params = initialize(init, architecture.layout.sizes, defaults, architecture.dtype, generator)
+        self._network = Network(architecture, params)
 
     def __repr__(self) -> str:
         architecture = self._network.architecture
@@ -442,59 +435,3 @@ class MLP:
     def __setstate__(self, state: dict[str, Any]) -> None:
         checks.first_initialisation(self, "_network")
         self.__dict__.update(state)
-
-
-def _hidden_activations(activation: str | Sequence[str], n_hidden: int) -> tuple[str, ...]:
-    if isinstance(activation, str):
-        return (_hidden_activation(activation, "activation"),) * n_hidden
-    if not isinstance(activation, Sequence):
-        raise TypeError(f"activation must be a str or a sequence of str, got {type(activation).__name__}")
-    names = tuple(activation)
-    if len(names) != n_hidden:
-        raise ValueError(f"activation must have one name per hidden layer, {n_hidden}, got {len(names)}")
-    return tuple(_hidden_activation(name, f"activation[{i}]") for i, name in enumerate(names))
-
-
-def _hidden_activation(name: object, what: str) -> str:
-    known = [known for known, entry in ACTIVATIONS.items() if entry.is_hidden]
-    if isinstance(name, str) and (meant := nearest(name, ACTIVATIONS)) is not None and meant not in known:
-        raise ValueError(f"{what} must be one of {', '.join(map(repr, known))}, got {name!r}, which is for output only")
-    return name_of(name, known, what)
-
-
-def _output_activation(output: object, n_out: int) -> str:
-    name = name_of(output, ACTIVATIONS, "output")
-    if name == "softmax" and n_out == 1:
-        raise ValueError(
-            "output='softmax' needs one output per class, at least two: for one that tells two classes apart use "
-            "output='sigmoid'"
-        )
-    return name
-
-
-def _loss_of(loss: object, output: str) -> str:
-    fused = next((name for name, entry in LOSSES.items() if entry.output == output), None)
-    if loss is None:
-        return fused or "mse"
-    unfused = tuple(known for known, entry in LOSSES.items() if entry.output is None and output != "softmax")
-    permitted = (*((fused,) if fused else ()), *unfused)
-    name = name_of(loss, (*permitted, *(known for known in LOSSES if known not in permitted)), "loss")
-    if name not in permitted:
-        needed = LOSSES[name].output
-        hint = f", which goes with output={needed!r}" if needed else ""
-        raise ValueError(
-            f"loss with output {output!r} must be one of {', '.join(map(repr, permitted))}, got {name!r}{hint}"
-        )
-    return name
-
-
-def _dtype_of(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    try:
-        resolved = np.dtype(dtype)
-    except Exception:  # any: NumPy hands a text to Python's parser
-        if isinstance(dtype, str):
-            name_of(dtype, _DTYPES, "dtype")
-        resolved = None
-    if dtype is None or resolved is None or resolved.name not in _DTYPES or not resolved.isnative:
-        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
-    return resolved

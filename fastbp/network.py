@@ -18,8 +18,8 @@ from fastbp.turn import Turn
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from fastbp.architecture import Architecture
     from fastbp.history import History
-    from fastbp.plan import Architecture
 
 __all__ = ["Network", "network_of"]
 

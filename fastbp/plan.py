@@ -36,9 +36,10 @@ from fastbp.kernels.products.tile import TILE_ROWS
 
 if TYPE_CHECKING:
     from fastbp._jit import Leaf
+    from fastbp.architecture import Architecture
     from fastbp.layout import Layout
 
-__all__ = ["NEVER", "Architecture", "Plan", "Ways", "capacity_for", "step_cost"]
+__all__ = ["NEVER", "Plan", "Ways", "capacity_for", "step_cost"]
 
 NEVER = int(np.iinfo(np.int64).max)  # a threshold that no number of samples reaches
 
@@ -91,15 +92,6 @@ NARROW = 4
 # 26 000. Changes bits of the gradient of several blocks.
 SMALL_NETWORK = 1 << 14
 TASK_COST, ELEMENT_COST = 10_000, 16  # multiply-adds that fit into the overhead of a task, and into an update
-
-
-class Architecture(NamedTuple):
-    """What a model is apart from its numbers: the layout, one activation per layer, the loss, the dtype."""
-
-    layout: Layout
-    activations: tuple[str, ...]
-    loss: str
-    dtype: np.dtype[Any]
 
 
 class Ways(NamedTuple):

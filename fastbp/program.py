@@ -22,7 +22,7 @@ from fastbp.plan import C_BLOCK, CHUNK, M_BLOCK, NEVER, RECTANGLE, TASK_COST, Pl
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fastbp.plan import Architecture
+    from fastbp.architecture import Architecture
 
 __all__ = ["WHOLE_BLOCK", "Program", "Programs"]
 

@@ -1,0 +1,101 @@
+"""What a model is apart from its numbers, and the checks of what a user says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fastbp.kernels.activations import ACTIVATIONS
+from fastbp.kernels.losses import LOSSES
+from fastbp.layout import Layout
+from fastbp.names import name_of, nearest
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["Architecture", "architecture_of"]
+
+_DTYPES = ("float32", "float64")
+
+
+class Architecture(NamedTuple):
+    """What a model is apart from its numbers: the layout, one activation per layer, the loss, the dtype."""
+
+    layout: Layout
+    activations: tuple[str, ...]
+    loss: str
+    dtype: np.dtype[Any]
+
+
+def architecture_of(
+    sizes: Sequence[int], activation: str | Sequence[str], output: str, loss: str | None, dtype: npt.DTypeLike
+) -> Architecture:
+    """Return the architecture that `MLP`'s parameters of these names describe.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what was expected and what was passed.
+    """
+    layout = Layout(sizes)
+    activations = (*_hidden_activations(activation, layout.n_layers - 1), _output_activation(output, layout.sizes[-1]))
+    number = _dtype_of(dtype)
+    return Architecture(layout, activations, _loss_of(loss, activations[-1]), number)
+
+
+def _hidden_activations(activation: str | Sequence[str], n_hidden: int) -> tuple[str, ...]:
+    if isinstance(activation, str):
+        return (_hidden_activation(activation, "activation"),) * n_hidden
+    if not isinstance(activation, Sequence):
+        raise TypeError(f"activation must be a str or a sequence of str, got {type(activation).__name__}")
+    names = tuple(activation)
+    if len(names) != n_hidden:
+        raise ValueError(f"activation must have one name per hidden layer, {n_hidden}, got {len(names)}")
+    return tuple(_hidden_activation(name, f"activation[{i}]") for i, name in enumerate(names))
+
+
+def _hidden_activation(name: object, what: str) -> str:
+    known = [known for known, entry in ACTIVATIONS.items() if entry.is_hidden]
+    if isinstance(name, str) and (meant := nearest(name, ACTIVATIONS)) is not None and meant not in known:
+        raise ValueError(f"{what} must be one of {', '.join(map(repr, known))}, got {name!r}, which is for output only")
+    return name_of(name, known, what)
+
+
+def _output_activation(output: object, n_out: int) -> str:
+    name = name_of(output, ACTIVATIONS, "output")
+    if name == "softmax" and n_out == 1:
+        raise ValueError(
+            "output='softmax' needs one output per class, at least two: for one that tells two classes apart use "
+            "output='sigmoid'"
+        )
+    return name
+
+
+def _loss_of(loss: object, output: str) -> str:
+    fused = next((name for name, entry in LOSSES.items() if entry.output == output), None)
+    if loss is None:
+        return fused or "mse"
+    unfused = tuple(known for known, entry in LOSSES.items() if entry.output is None and output != "softmax")
+    permitted = (*((fused,) if fused else ()), *unfused)
+    name = name_of(loss, (*permitted, *(known for known in LOSSES if known not in permitted)), "loss")
+    if name not in permitted:
+        needed = LOSSES[name].output
+        hint = f", which goes with output={needed!r}" if needed else ""
+        raise ValueError(
+            f"loss with output {output!r} must be one of {', '.join(map(repr, permitted))}, got {name!r}{hint}"
+        )
+    return name
+
+
+def _dtype_of(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    try:
+        resolved = np.dtype(dtype)
+    except Exception:  # any: NumPy hands a text to Python's parser
+        if isinstance(dtype, str):
+            name_of(dtype, _DTYPES, "dtype")
+        resolved = None
+    if dtype is None or resolved is None or resolved.name not in _DTYPES or not resolved.isnative:
+        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
+    return resolved
