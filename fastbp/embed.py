@@ -102,8 +102,16 @@ _MESSAGES = {
 
 
 def message(status: int) -> str:
-    """Return what a status means."""
-    return _MESSAGES[int(status)]
+    """Return what a status means.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    if status not in _MESSAGES:
+        raise ValueError(f"status must be one of 0 to {max(_MESSAGES)}, got {checks.shown(status)}")
+    return _MESSAGES[status]
 
 
 def _embedded(typing: Callable[..., Any]) -> Callable[[_Function], _Function]:

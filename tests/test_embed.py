@@ -339,6 +339,38 @@ def test_functions_may_be_called_from_python_too():
     assert bits(out) == bits(model.predict(x))
     assert "x must have shape" in embed.message(embed.predict(net, x[:, :2], out))
     assert set(embed._MESSAGES) == set(range(len(embed._MESSAGES)))
+    assert embed.message(np.int64(embed.OK)) == "ok"
+    with pytest.raises(ValueError, match="status must be one of 0 to 13, got 99"):
+        embed.message(99)
+
+
+def test_handles_work_in_tuples_lists_and_classes_and_a_global_one_is_a_copy():
+    model = model_of((4, 9, 3))
+    net, x, out = model.compiled(), rows(1, 4)[0], np.empty(3, np.float32)
+    expected, listed = bits(model.predict(x[np.newaxis])), numba.typed.List()
+    listed.append(net)
+
+    @njit
+    def first(nets, x, out):
+        return embed.predict(nets[0], x, out)
+
+    @njit
+    def frozen(x, out):
+        return embed.predict(net, x, out)
+
+    @numba.experimental.jitclass([("net", numba.typeof(net))])
+    class Agent:
+        def __init__(self, net):
+            self.net = net
+
+        def act(self, x, out):
+            return embed.predict(self.net, x, out)
+
+    for call in (lambda: first((net, 1), x, out), lambda: first(listed, x, out), lambda: Agent(net).act(x, out)):
+        out[:] = 0
+        assert call() == embed.OK
+        assert bits(out) == expected
+    assert frozen(x, out) == embed.MOVED
 
 
 ALLOCATIONS = """
