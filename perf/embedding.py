@@ -4,6 +4,7 @@
 
 One sample, float32. C is a static function of which every size is a compile-time constant, built by gcc -O3
 -march=native -ffast-math (`static_c/predict.c`), called in a loop of C; ours is called in a loop that Numba compiles.
+Beside it stands the same where each sum keeps the order of its terms, as ours do.
 All take turns; a time is the least of the rounds, each a loop of less than a millisecond.
 
 A step on a batch stands beside the trainer's own steps in a fit that shuffles. Compilation is that of a loop around a
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SOURCE = Path(__file__).parent / "static_c" / "predict.c"
-FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-ffast-math", "-std=gnu11", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-std=gnu11", "-shared", "-fPIC")
+# How gcc may sum: in any order, or as fastbp does.
+ORDERS = {"C": ("-ffast-math", "-DKEPT=0"), "C, order kept": ("-fno-math-errno", "-fno-trapping-math", "-DKEPT=1")}
 SECONDS = 3e-4  # of a loop
 # Sizes and activation, with the most times C's time: floor and goal.
 NETWORKS = (
@@ -101,8 +104,8 @@ def load_all(weights, n):
     return largest
 
 
-def build(model: fastbp.MLP, activation: str, folder: str) -> Any:
-    """Return the network in C, with its parameters."""
+def build(model: fastbp.MLP, activation: str, order: str, folder: str) -> Any:
+    """Return the network in C, with its parameters, whose sums are in one of `ORDERS`."""
     sizes, last = model.sizes, len(model.sizes) - 2
     buffers = ["x", *("ac"[index % 2] for index in range(last)), "out"]
     layers, start = [], 0
@@ -110,10 +113,10 @@ def build(model: fastbp.MLP, activation: str, folder: str) -> Any:
         kind = "LAST" if index == last else "HIDDEN"
         layers.append(f"{kind}({buffers[index]}, {buffers[index + 1]}, {start}, {n_in}, {n_out})")
         start += n_in * n_out + n_out
-    library = Path(folder) / f"predict_{'_'.join(map(str, sizes))}.so"
+    library = Path(folder) / f"predict_{'_'.join(map(str, sizes))}_{list(ORDERS).index(order)}.so"
     values = {"N_PARAMS": start, "WIDEST": max(sizes), activation.upper(): 1, "LAYERS(HIDDEN, LAST)": " ".join(layers)}
     definitions = [f"-D{name}={value}" for name, value in values.items()]
-    subprocess.run(["gcc", *FLAGS, *definitions, str(SOURCE), "-o", str(library), "-lm"], check=True)
+    subprocess.run(["gcc", *FLAGS, *ORDERS[order], *definitions, str(SOURCE), "-o", str(library), "-lm"], check=True)
     c = ctypes.CDLL(str(library))
     c.get_params.restype, c.nanoseconds.restype = ctypes.c_void_p, ctypes.c_double
     ctypes.memmove(c.get_params(), model.params.ctypes.data, model.params.nbytes)
@@ -153,7 +156,7 @@ def least(runs: dict[str, Callable[[int], float]], rounds: int) -> dict[str, flo
     return best
 
 
-def runs_of(model: fastbp.MLP, c: Any) -> dict[str, Callable[[int], float]]:
+def runs_of(model: fastbp.MLP, libraries: dict[str, Any]) -> dict[str, Callable[[int], float]]:
     """Return what to time of a network."""
     rng, (n_in, n_out), net = np.random.default_rng(0), (model.sizes[0], model.sizes[-1]), model.compiled()
     x, t_x, d_out = (rng.standard_normal(n).astype(np.float32) for n in (n_in, n_in, n_out))
@@ -164,10 +167,10 @@ def runs_of(model: fastbp.MLP, c: Any) -> dict[str, Callable[[int], float]]:
         "jvp": timed(lambda n: jvp(net, x, t_x, t_out, n)),
         "load": timed(lambda n: load_all(model.params, n)),
     }
-    if c is not None:
+    for name, library in libraries.items():
         of_c = np.zeros_like(out)
-        runs["C"] = in_c(c, x, of_c)
-        runs["C"](1)
+        runs[name] = in_c(library, x, of_c)
+        runs[name](1)
         np.testing.assert_allclose(of_c, model.predict(x[np.newaxis])[0], atol=1e-5)
     return runs
 
@@ -289,9 +292,10 @@ def main() -> None:
         for sizes, activation, floor, goal in NETWORKS:
             model = fastbp.MLP(list(sizes), activation, seed=0)
             model.params[:] += 0.1 * np.random.default_rng(1).standard_normal(model.n_params)
-            times = least(runs_of(model, build(model, activation, folder) if has_gcc else None), arguments.rounds)
+            libraries = {order: build(model, activation, order, folder) for order in ORDERS if has_gcc}
+            times = least(runs_of(model, libraries), arguments.rounds)
             name = "-".join(map(str, sizes)) + f" {activation}"
-            print(f"{name}: predict {times['predict']:.0f} ns, C {times.get('C', math.nan):.0f} ns")
+            print(f"{name}: " + ", ".join([f"{of} {times[of]:.0f} ns" for of in ("predict", *libraries)]))
             if floor is not None and has_gcc:
                 print(f"    times C: {judged(times['predict'] / times['C'], floor, goal)}")
             else:

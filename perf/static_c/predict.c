@@ -2,7 +2,8 @@
 
    embedding.py builds this file once per network and defines N_PARAMS, WIDEST, TANH or RELU, and
      LAYERS(HIDDEN, LAST)   HIDDEN(from, to, start, n_in, n_out) for each hidden layer, LAST(...) for the last one:
-                            from one buffer to another, parameters from `start` on, as fastbp lays them out. */
+                            from one buffer to another, parameters from `start` on, as fastbp lays them out,
+   and KEPT as 1 where sums are to be made in the order of their terms, one fused multiply-add after the other. */
 #include <math.h>
 #include <time.h>
 
@@ -29,13 +30,14 @@ INLINE void dense(const float *restrict x, const float *restrict w, float *restr
     const float *restrict b = w + n_in * n_out;
     if (n_out == 1) {
         float sum = b[0];
-        for (int k = 0; k < n_in; k++) sum += x[k] * w[k];
+        for (int k = 0; k < n_in; k++) sum = KEPT ? fmaf(x[k], w[k], sum) : sum + x[k] * w[k];
         z[0] = sum;
         return;
     }
     for (int j = 0; j < n_out; j++) z[j] = b[j];
     for (int k = 0; k < n_in; k++)
-        for (int j = 0; j < n_out; j++) z[j] += x[k] * w[k * n_out + j];
+        for (int j = 0; j < n_out; j++)
+            z[j] = KEPT ? fmaf(x[k], w[k * n_out + j], z[j]) : z[j] + x[k] * w[k * n_out + j];
 }
 
 #define HIDDEN(from, to, start, n_in, n_out)                                                                          \
