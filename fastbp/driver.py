@@ -142,7 +142,7 @@ class Driver:
         self._buffers, self._rule, self._position, self.data = buffers, rule, position, data
         self.dealing, self._process = dealing, os.getpid()
         self._step_cost = step_cost(plan.architecture, dealing.batch_size)
-        self._crew = Crew(min(plan.n_workers, max(plan.n_blocks, plan.n_tasks)))
+        self._crew = Crew(plan.most_workers)
         self.records = np.zeros(1, RECORD) if records is None else records
         self.rules = np.zeros(0, RULE) if rules is None else rules
         self._start = self._stop = 0.0  # of the last call, by time.perf_counter

@@ -216,6 +216,11 @@ class Plan:
         """Most tasks of a samples phase."""
         return -(-self.super_block // self.block)
 
+    @cached_property
+    def most_workers(self) -> int:
+        """Workers that ever have something to do."""
+        return min(self.n_workers, max(self.n_blocks, self.n_tasks))
+
     @property
     def n_units(self) -> int:
         """Most sums of losses of a samples phase."""

@@ -103,7 +103,8 @@ class Run:
         validation = self._checked_validation(validation_data, check_metrics(metrics), rules)
         show_progress = checks.flag(progress, "progress")
         limits.check()
-        schedules.sample(self._rule.optimizer.learning_rate, self.n_steps, 1)
+        if callable(self._rule.optimizer.learning_rate):
+            schedules.sample(self._rule.optimizer.learning_rate, self.n_steps, 1)
         data.warn_of_lost_digits(self.network.architecture.dtype)
         turn = self.network.turn
         with turn.take():
