@@ -7,11 +7,14 @@ from fastbp.history import History
 from fastbp.model import MLP
 from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 from fastbp.precompile import precompile
+from fastbp.regularization import L1, L2, Dropout, InputNoise, LabelSmoothing, MaxNorm
 from fastbp.stopping import Convergence, EarlyStopping, TargetLoss, TimeLimit
 from fastbp.trainer import Trainer
 from fastbp.versions import show_versions
 
 __all__ = [
+    "L1",
+    "L2",
     "MLP",
     "SGD",
     "Adagrad",
@@ -19,8 +22,12 @@ __all__ = [
     "AdamW",
     "Convergence",
     "DivergenceError",
+    "Dropout",
     "EarlyStopping",
     "History",
+    "InputNoise",
+    "LabelSmoothing",
+    "MaxNorm",
     "RMSprop",
     "TargetLoss",
     "TimeLimit",

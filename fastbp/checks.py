@@ -14,6 +14,7 @@ __all__ = [
     "finite_float",
     "first_initialisation",
     "flag",
+    "integer",
     "non_negative_int",
     "positive_int",
     "seed_of",
@@ -55,6 +56,17 @@ def _integer(value: object, name: str, expected: str) -> int:
         except TypeError:
             pass
     raise TypeError(f"{name} must be {expected}, got {shown(value)} of type {type(value).__name__}")
+
+
+def integer(value: object, name: str) -> int:
+    """Return `value` as a Python int.
+
+    Raises
+    ------
+    TypeError
+        If `value` is no integer (bools and floats are none).
+    """
+    return _integer(value, name, "an integer")
 
 
 def positive_int(value: object, name: str, expected: str = "a positive integer", high: int | None = None) -> int:

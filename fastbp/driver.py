@@ -24,8 +24,9 @@ from fastbp.workers import run_team
 if TYPE_CHECKING:
     from fastbp.architecture import Architecture
     from fastbp.program import Program, Programs
+    from fastbp.shaping import Shaping
     from fastbp.sources import Data
-    from fastbp.state import RunState
+    from fastbp.state import RunState, SetAside
 
 __all__ = ["Dealing", "Driver", "Rule", "Stepper", "rule_of", "single_step", "training_plan"]
 
@@ -36,9 +37,12 @@ Array = npt.NDArray[Any]
 
 
 class Rule(NamedTuple):
-    """An optimizer, the leaves that carry it out, and the numbers that say how many elements these touch.
+    """What a step does with a gradient: an optimizer, the leaves that carry it out, and what else shapes the step.
 
-    They are taken once: an optimizer that is initialised a second time changes nothing here.
+    All is taken once: an optimizer that is initialised a second time changes nothing here.
+
+    n_moments : the optimizer's, and the average of the parameters, if one is kept, as the last. shows_average : whether
+    validation sees that average, and whoever looks at the parameters after a fit.
     """
 
     optimizer: Optimizer
@@ -46,23 +50,27 @@ class Rule(NamedTuple):
     constants: Array
     leaves: updates.Rule
     decays_biases: bool
+    shaping: Shaping
+    shows_average: bool
 
     def describe(self, program: Program, buffers: Buffers) -> None:
         """Write into a program's tables where moments and constants lie."""
         if program.buffers is not buffers:  # whose rule stays the same
             moments = buffers.moments
             row = moments.strides[0] // moments.itemsize
-            program.optimizer[0] = moments.ctypes.data, row, self.constants.ctypes.data, self.decays_biases
+            averages = moments[-1].ctypes.data if self.shaping.averages else 0
+            program.optimizer[0] = moments.ctypes.data, row, averages, self.constants.ctypes.data, self.decays_biases
             program.buffers = buffers
 
 
-def rule_of(optimizer: Optimizer) -> Rule:
-    """Return the rule of an optimizer."""
+def rule_of(optimizer: Optimizer, shaping: Shaping, shows_average: bool) -> Rule:
+    """Return the rule of an optimizer, and of what else shapes its steps."""
     # By the type itself: a subclass could describe other moments and constants than the kernel reads.
     if type(optimizer) not in OPTIMIZERS:
         raise TypeError(f"optimizer must be one of fastbp's own, got {optimizer!r}")
     leaves, decays_biases = updates.RULES[optimizer.rule], getattr(optimizer, "decay_biases", False)
-    return Rule(optimizer, optimizer.n_moments, optimizer.constants, leaves, decays_biases)
+    n_moments = optimizer.n_moments + shaping.averages
+    return Rule(optimizer, n_moments, optimizer.constants, leaves, decays_biases, shaping, shows_average)
 
 
 class Dealing(NamedTuple):
@@ -187,7 +195,8 @@ class Driver:
         batch = min(self.dealing.batch_size, self.dealing.epoch_size - int(cursor["position"]))
         is_last = (int(cursor["super_blocks_done"]) + 1) * super_block >= batch
         step, status = self._position.n_steps, kernel.PAUSED
-        if is_last and cursor["phase"] == kernel.PARAMETERS_PHASE and cursor["task"] > 0:
+        first = kernel.UPDATE_PHASE if self._program.plan.shaping.clips_norm else kernel.PARAMETERS_PHASE
+        if is_last and (cursor["phase"] > first or (cursor["phase"] == first and cursor["task"] > 0)):
             while self._position.n_steps == step:
                 status = self._call(step + 1, NO_LIMIT, self._crew.size)
         else:
@@ -201,6 +210,12 @@ class Driver:
             message = (
                 f"the loss is not finite in step {n_steps} (epoch {self._position.n_epochs + 1}); the parameters are "
                 f"those before this step: {_cure_of_divergence(self._buffers.params, self.data)}"
+            )
+            raise DivergenceError(message, n_steps, step_taken=False)
+        if status == kernel.GRADIENT_DIVERGED:
+            message = (
+                f"the norm of the gradient is not finite in step {n_steps} (epoch {self._position.n_epochs + 1}); the "
+                f"parameters are those before this step: {_cure_of_divergence(self._buffers.params, self.data)}"
             )
             raise DivergenceError(message, n_steps, step_taken=False)
         if status == kernel.OVERFLOWED:
@@ -299,6 +314,7 @@ class Stepper:
         self.state, self._position = state, state.outside
         self._driver: Driver | None = None  # of the last step
         self._first_step = state.n_steps
+        self._set_aside: SetAside | None = None
         self._rate, self._record, self._rules = np.zeros(1), np.zeros(1, RECORD), np.zeros(0, RULE)
 
     def step(self, data: Data, with_loss: bool = True) -> float:
@@ -311,6 +327,9 @@ class Stepper:
         self._position.start_at(self._first_step)
         plan = training_plan(self._architecture, self._rule, batch_size, with_loss=with_loss)
         program = self._programs.training(plan)
+        self._set_aside = self._buffers.set_aside if self._buffers.is_untouched else None
+        if self._rule.shows_average:
+            self._buffers.go_on()
         self._driver = driver = Driver(
             program, self._buffers, self._rule, self._position, data, Dealing(batch_size, batch_size)
         )
@@ -328,6 +347,8 @@ class Stepper:
             self._driver = None  # the caller's batch is not kept alive
         if self._position.n_steps > self._first_step:
             self._buffers.set_aside = None
+        elif self._rule.shows_average:
+            self._buffers.put_back(self._set_aside)
 
     def _use(self, program: Program) -> None:
         """Write what `step_at_once` leaves as it is into the program's tables."""
@@ -372,7 +393,15 @@ def training_plan(
 ) -> Plan:
     """Return the plan of steps by a rule on so many samples."""
     capacity = capacity_for(n_samples, architecture.dtype)
-    return Plan(architecture, capacity, trains=True, with_loss=with_loss, rule=rule.leaves, n_workers=n_workers)
+    return Plan(
+        architecture,
+        capacity,
+        trains=True,
+        with_loss=with_loss,
+        rule=rule.leaves,
+        shaping=rule.shaping,
+        n_workers=n_workers,
+    )
 
 
 def single_step(driver: Driver, position: Position) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbp.buffers import aligned_bytes
+from fastbp.driver import training_plan
 from fastbp.kernels import embedding, learning, overloads
 from fastbp.kernels.handles import HANDLE, LEARNER
 from fastbp.kernels.losses import LABELS
@@ -123,9 +124,9 @@ class _Programs:
     """The programs of one learner: steps with the loss, steps from the outputs' derivative, and gradients."""
 
     def __init__(self, network: Network, capacity: int, learning: Learning) -> None:
-        architecture, params, leaves = network.architecture, network.params, learning.rule.leaves
-        self.step = Program(Plan(architecture, capacity, trains=True, with_loss=True, rule=leaves), params)
-        self.step_from = Program(Plan(architecture, capacity, trains=True, with_loss=False, rule=leaves), params)
+        architecture, params = network.architecture, network.params
+        self.step = Program(training_plan(architecture, learning.rule, capacity), params)
+        self.step_from = Program(training_plan(architecture, learning.rule, capacity, with_loss=False), params)
         self.gradient = Program(Plan(architecture, capacity, trains=True, with_loss=True), params)
         # Of gradients, which count as no step; steps are told the run's own each time.
         self._position, self._record = Position(), np.zeros(1, RECORD)

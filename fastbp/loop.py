@@ -112,6 +112,7 @@ class Loop:
         self._position, self._memory = position, memory = state.position, state.memory
         self._validated = self._memory.seen[0] if self._memory.seen is not None else 0  # epochs, with their metrics
         position.data = data
+        self._shows_average = rule.shows_average
         self._set_aside = buffers.set_aside if buffers.is_untouched else None
         self._limits, self._validation = limits, validation
         self._decisions = network.decisions_per_sample
@@ -182,12 +183,14 @@ class Loop:
             self._buffers.put_back(self._set_aside)
         elif self._memory.best is not None:
             self._buffers.show(self._memory.best)
+        elif self._shows_average:
+            self._buffers.show_average()
         if self._history.stop_reason is None:
             self._explain_the_end(sys.exception())
 
     def _explain_the_end(self, error: BaseException | None) -> None:
         """Record the error that is being raised, and tell it what has been restored."""
-        is_restored = self._buffers.set_aside is not None
+        is_restored = self._memory.best is not None and self._buffers.set_aside is not None
         if error is not None and is_restored and _RESTORED not in getattr(error, "__notes__", ()):
             error.add_note(_RESTORED)
         self._history.stop_reason = "interrupted" if error is None else type(error).__name__
@@ -213,7 +216,7 @@ class Loop:
         metrics = [name for name in validation.metrics if name in self._history.metrics]
         unvalidated = position.unvalidated
         if self._memory.seen is None:
-            self._memory.look(position.n_epochs, *evaluate(self._network, validation.data), self._buffers)
+            self._look(validation)
         elif unvalidated is not None and unvalidated.tobytes() == self._buffers.params.tobytes():
             self._validate(validation, metrics)
         position.unvalidated = None
@@ -264,16 +267,33 @@ class Loop:
         """
         n_epochs, history = self._position.n_epochs, self._history
         if self._memory.seen is None or self._memory.seen[0] < n_epochs:
-            self._memory.look(n_epochs, *evaluate(self._network, validation.data), self._buffers)
+            self._look(validation)
         self._record_validation()
         unknown = [name for name in metrics if math.isnan(history._last(name))]
         if unknown:
+            self._show_average()
             prediction, y = predict(self._network, validation.data.x), validation.data.y.view()
             y.flags.writeable = False  # it is the user's own array
             for name in unknown:
                 history._fill(n_epochs, **{name: metric_value(name, validation.metrics[name](y, prediction))})
+            self._hide_average()
         self._ended, self._validated = _Ended(n_epochs, time.perf_counter()), n_epochs
         return self._memory.is_patience_over
+
+    def _look(self, validation: Validation) -> None:
+        """Evaluate the parameters that this fit is to leave on the validation data, for the stop rules."""
+        self._show_average()
+        self._memory.look(self._position.n_epochs, *evaluate(self._network, validation.data), self._buffers)
+        self._hide_average()
+
+    def _show_average(self) -> None:
+        """Show the average of the parameters, if it is what validation is to see, and there is one yet."""
+        if self._shows_average and self._position.n_steps > 0:
+            self._buffers.show_average()
+
+    def _hide_average(self) -> None:
+        if self._shows_average and self._position.n_steps > 0:
+            self._buffers.go_on()
 
     def _record_validation(self) -> None:
         """Write what has been seen of the validation data into the row of its epoch. May begin anew at any place."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from fastbp.history import History
     from fastbp.layout import Views
+    from fastbp.regularization import Regularizer
     from fastbp.stopping import StopRule
 
 __all__ = ["MLP"]
@@ -193,6 +194,12 @@ class MLP:
         progress: bool = False,
         threads: int | str = 1,
         seed: int | None = None,
+        regularize: Regularizer | Iterable[Regularizer] = (),
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        ema: float | None = None,
+        use_ema: bool = False,
+        rate_factors: Sequence[tuple[float, float]] | None = None,
     ) -> History:
         """Train from the present parameters, with a fresh optimizer and history.
 
@@ -211,6 +218,12 @@ class MLP:
             drop_last=drop_last,
             threads=threads,
             seed=seed,
+            regularize=regularize,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            ema=ema,
+            use_ema=use_ema,
+            rate_factors=rate_factors,
         )
         return run.fit(
             x,

@@ -18,8 +18,10 @@ from fastbp.buffers import ALIGNMENT
 from fastbp.kernels import (
     derivatives,
     gather,
+    noise,
     parameters,
     samples,
+    shaping,
     shuffle,
     single,
     steps,
@@ -33,6 +35,7 @@ from fastbp.kernels.losses import LABELS, LOSSES, Loss
 from fastbp.kernels.panels import panel_width
 from fastbp.kernels.products import dense, gradient, lists, packed
 from fastbp.kernels.products.tile import TILE_ROWS
+from fastbp.shaping import PLAIN, Shaping
 
 if TYPE_CHECKING:
     from fastbp._jit import Leaf
@@ -134,6 +137,8 @@ class Plan:
         Whether derivatives go through the network from its outputs to its inputs, or back; it trains nothing then.
     rule : updates.Rule, optional
         Without it the gradient is only computed.
+    shaping : Shaping, optional
+        What shapes a step beside the rule.
     n_workers : int
     """
 
@@ -143,6 +148,7 @@ class Plan:
     with_loss: bool
     derives: bool = False
     rule: updates.Rule | None = None
+    shaping: Shaping = PLAIN
     n_workers: int = 1
 
     @property
@@ -319,6 +325,20 @@ class Plan:
         """Tasks of a parameters phase: one per tile, or one for all of a small network."""
         return max(1, len(self.tiles))
 
+    @cached_property
+    def first_sums(self) -> tuple[int, ...]:
+        """Where the sums of each layer's rows begin, a sum for each row of `C_BLOCK` columns; how many there are."""
+        shaping = self.shaping
+        if not (shaping.penalizes or shaping.clips):
+            return (0,) * (self.layout.n_layers + 1)
+        return tuple(accumulate([(n_in + 1) * -(-n_out // C_BLOCK) for n_in, n_out in self.layers], initial=0))
+
+    @property
+    def n_coefficients(self) -> int:
+        """Coefficients of an update: of all parameters, and of each layer's weights and biases if rates differ."""
+        n_groups = 2 * self.layout.n_layers if self.shaping.has_rate_factors else 0
+        return (1 + n_groups) * updates.N_COEFFICIENTS
+
     def leaves_of(self, index: int) -> tuple[Leaf | None, Leaf | None]:
         """Return the forward and the backward leaf of a layer's activation; None where the loss does that itself."""
         name, activation = self.architecture.activations[index], self.activations[index]
@@ -345,6 +365,7 @@ class Plan:
         packs_columns = True in [min(ways.forward_packed_from, ways.forward_lists_from) < NEVER for ways in self.ways]
         packs_rows = True in [min(ways.backward_packed_from, ways.backward_lists_from) < NEVER for ways in self.ways]
         has_lists = lists_gradients or lists_products
+        keeps_z, shape = True in [self.keeps_z(index) for index in range(self.layout.n_layers)], self.shaping
         has_parts = self.has_several_super_blocks or max(self.layout.sizes) > sums.LONG
         needed = {
             dense.multiply_panel: True,
@@ -362,9 +383,17 @@ class Plan:
             shuffle.sample_order: True,
             gather.gather_rows: True,
             gather.gather_labels: self.with_loss and self.loss.targets == LABELS,
-            gather.copy: self.derives or True in [self.keeps_z(index) for index in range(self.layout.n_layers)],
+            gather.copy: self.derives or shape.drops or keeps_z,
             transpose.panels_to_rows: True,
             transpose.panels_to_features: is_narrow or lists_gradients,
+            noise.drop: shape.drops,
+            noise.add_noise: shape.noise > 0.0,
+            shaping.smooth: shape.smoothing > 0.0 and self.with_loss,
+            shaping.penalize: shape.penalizes,
+            shaping.clip: shape.clips,
+            shaping.scale: shape.clips_norm,
+            shaping.limit_columns: shape.limits_norms,
+            shaping.average: shape.averages,
             updates.flush_rows: self.trains and self.rule is None,
             samples.forward_block: True,
             samples.loss_block: self.with_loss,
@@ -373,6 +402,9 @@ class Plan:
             samples.gradient_block: self.trains and self.is_small,
             parameters.parameters_of_network: self.trains and self.is_small,
             parameters.parameters_of_tile: self.trains and not self.is_small,
+            parameters.update_of_network: shape.clips_norm and self.is_small,
+            parameters.update_of_tile: shape.clips_norm and not self.is_small,
+            parameters.constrain_layer: shape.limits_norms,
             training.train_steps: self.trains,
             steps.take_step: self.trains,
             training.evaluate_range: self.with_loss and not self.trains,
@@ -407,6 +439,9 @@ FIELDS_OF_LEAVES = {
     "gather_labels": "labels",
     "parameters_of_network": "parameters",
     "parameters_of_tile": "parameters",
+    "update_of_network": "clipped_update",
+    "update_of_tile": "clipped_update",
+    "constrain_layer": "constrain",
 }
 
 

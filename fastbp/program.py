@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbp.buffers import ALIGNMENT, aligned_bytes
-from fastbp.kernels import border, sums, updates
+from fastbp.kernels import border, sums
 from fastbp.kernels.losses import LABELS, LOSSES
+from fastbp.kernels.shaping import N_SUMS
 from fastbp.kernels.tables import BORDER, DEALING, LAYER, LOSS_SUMS, OPTIMIZER, PLAN, RECORD, RUN, SOURCE, TILE, fill
 from fastbp.plan import C_BLOCK, CHUNK, M_BLOCK, NEVER, RECTANGLE, TASK_COST, Plan, capacity_for
 
@@ -110,6 +111,7 @@ class Program:
         }
         grads = self._reserve(plan.layout.n_params if plan.trains else 0)
         kept = self._reserve_activations()
+        dropped = [self._reserve_dropped(index) for index in range(plan.layout.n_layers)]
         gradients = [self._reserve_gradient(index) for index in range(plan.layout.n_layers)]
         blocks = self._reserve(plan.n_blocks * plan.sizes()["gradient_row"] if plan.trains and plan.is_small else 0)
         partial_gradient = self._reserve(plan.layout.n_params if plan.has_several_super_blocks else 0)
@@ -129,13 +131,14 @@ class Program:
         self._zeros, self._constants = addresses["zeros"], addresses["constants"]
         own["constants"][:] = [value for constants in plan.constants for value in constants]
         for index in range(plan.layout.n_layers):
-            fill(self.layers, index, self._layer(index, kept, gradients[index], base + grads))
+            fill(self.layers, index, self._layer(index, kept, dropped[index], gradients[index], base + grads))
         for index, (layer, first_row, n_rows) in enumerate(plan.tiles):
             fill(own["tiles"], index, {"layer": layer, "first_row": first_row, "n_rows": n_rows})
         shared = {
             "n_layers": plan.layout.n_layers,
             "n_tasks": plan.n_tasks,
             "sizes": plan.sizes(),
+            "shaping": self._shaping(addresses["sums"]),
             "leaves": {name: self._address(leaf) for name, leaf in plan.leaves().items()},
             "block_gradients": base + blocks if plan.trains and plan.is_small else 0,
             "partial_gradient": base + partial_gradient,
@@ -165,6 +168,7 @@ class Program:
             "source": (1, SOURCE),
             "border": (1, BORDER),
             "rate": (1, np.dtype(np.float64)),
+            "sums": (N_SUMS * plan.first_sums[-1], np.dtype(np.float64)),
             "record": (1, RECORD),
             "constants": (sum(map(len, plan.constants)), np.dtype(np.float64)),
             "unit_sums": (plan.n_units, LOSS_SUMS),
@@ -229,6 +233,16 @@ class Program:
             kept.append((h, self._reserve(n) if self.plan.keeps_z(index) else h))
         return kept
 
+    def _reserve_dropped(self, index: int) -> int | None:
+        """Lay out the inputs of a layer of which some are dropped; None where they are those that are kept.
+
+        The derivatives of hidden layers follow from what is whole. Of the network's inputs there are none.
+        """
+        plan = self.plan
+        if index == 0 or plan.shaping.layer(index).dropout == 0.0:
+            return None
+        return self._reserve(plan.layout.sizes[index] * plan.super_block)
+
     def _reserve_gradient(self, index: int) -> dict[str, int]:
         """Lay out what else the gradient of a layer needs; return the offsets, named as in `GRADIENT`."""
         plan, (n_in, n_out) = self.plan, self.plan.layers[index]
@@ -262,7 +276,7 @@ class Program:
             "row_addresses": self._arena.reserve(panel * 8),
             "cast": self._reserve(panel * max(widths[0], widths[-1])),
             "packed": self._reserve(M_BLOCK * plan.packed_row),
-            "coefficients": self._arena.reserve(8 * updates.N_COEFFICIENTS),
+            "coefficients": self._arena.reserve(8 * plan.n_coefficients),
             "gradient": self._reserve(max(RECTANGLE, (strip + 1) * C_BLOCK) if plan.trains else 0),
             "partial": self._reserve(self._most_partial_sums(strip)),
             "y_strip": self._reserve(strip * max(C_BLOCK, block)),
@@ -290,17 +304,24 @@ class Program:
         # Of a panel of samples, or of a block of them where cache blocks and strips of w cut the sums.
         return max((max(n * plan.panel, min(n, max(M_BLOCK, strip)) * plan.block) for n in n_sums), default=0)
 
-    def _layer(self, index: int, kept: list[tuple[int, int]], gradient: dict[str, int], grads: int) -> dict[str, Any]:
+    def _layer(
+        self,
+        index: int,
+        kept: list[tuple[int, int]],
+        dropped: int | None,
+        gradient: dict[str, int],
+        grads: int,
+    ) -> dict[str, Any]:
         """Return a row of `LAYER`."""
         plan, base, (n_in, n_out) = self.plan, self._base, self.plan.layers[index]
         forward, backward = plan.leaves_of(index)
         w = self._params.ctypes.data + plan.layout.weight_start[index] * self._itemsize
-        h_out, z = kept[index + 1]
+        shaping, h_in, (h_out, z) = plan.shaping.layer(index), kept[index][0], kept[index + 1]
         return {
             "n_in": n_in,
             "n_out": n_out,
             "w": w,
-            "h_in": base + kept[index][0],
+            "h_in": base + (h_in if dropped is None else dropped),
             "z": base + z,
             "h_out": base + h_out,
             "activation": self._address(forward),
@@ -312,6 +333,31 @@ class Program:
             "tangent": self._tangent(index, w),
             "backward": self._backward(index, w),
             "gradient": self._gradient(index, gradient, grads),
+            "h_whole": base + h_in,
+            "dropout": shaping.dropout,
+            "of_weights": shaping.of_weights._asdict(),
+            "of_biases": shaping.of_biases._asdict(),
+            "max_norm": shaping.max_norm,
+            "first_sum": plan.first_sums[index],
+        }
+
+    def _shaping(self, sums: int) -> dict[str, float]:
+        """Return the fields of `SHAPING`."""
+        plan, shaping = self.plan, self.plan.shaping
+        is_of_classes = plan.loss.targets == LABELS  # or else of two sides for each output
+        return {
+            "seed": shaping.seed - 2**64 if shaping.seed >= 2**63 else shaping.seed,
+            "step": 0,
+            "first": 0,
+            "noise": shaping.noise,
+            "smoothing_factor": 1.0 - shaping.smoothing,
+            "smoothing_share": shaping.smoothing / (plan.layout.sizes[-1] if is_of_classes else 2),
+            "clip_value": shaping.clip_value,
+            "clip_norm": shaping.clip_norm,
+            "average_share": shaping.average_share,
+            "has_rate_factors": shaping.has_rate_factors,
+            "sums": sums,
+            "n_sums": plan.first_sums[-1],
         }
 
     def _forward(self, index: int, w: int) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,20 +15,24 @@ from fastbp.driver import Stepper, rule_of
 from fastbp.handles import Learning, learner_handles
 from fastbp.history import History, check_metrics
 from fastbp.kernels.handles import POSITIONS
+from fastbp.kernels.losses import VALUES
 from fastbp.loop import Limits, Loop, Validation
 from fastbp.optimizers import check_optimizer
+from fastbp.regularization import regularized
+from fastbp.shaping import PLAIN, Group, LayerShaping, Shaping
 from fastbp.sources import Data
 from fastbp.state import Buffers, Position, RuleMemory, RunState
 from fastbp.stopping import EarlyStopping, StopRule, check_rules
 from fastbp.workers import checked_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import numpy.typing as npt
 
     from fastbp.network import Network
     from fastbp.optimizers import Optimizer
+    from fastbp.regularization import Regularizer
 
 __all__ = ["Run"]
 
@@ -55,14 +60,24 @@ class Run:
         drop_last: bool,
         threads: int | str,
         seed: int | None,
+        regularize: Regularizer | Iterable[Regularizer],
+        clip_norm: float | None,
+        clip_value: float | None,
+        ema: float | None,
+        use_ema: bool,
+        rate_factors: Sequence[tuple[float, float]] | None,
     ) -> None:
         self.network = network
-        self._rule = rule_of(check_optimizer(optimizer, network.architecture.dtype))
+        optimizer = check_optimizer(optimizer, network.architecture.dtype)
         self._batch_size = None if batch_size is None else checks.positive_int(batch_size, "batch_size")
         self._shuffle = checks.flag(shuffle, "shuffle")
         self._drop_last = checks.flag(drop_last, "drop_last")
         self._threads = checked_threads(threads)
         self.seed = checks.seed_of(seed)
+        shaping = _shaping_of(network, self.seed, regularize, clip_norm, clip_value, ema, rate_factors)
+        if checks.flag(use_ema, "use_ema") and not shaping.averages:
+            raise ValueError("use_ema=True needs an average to use: pass its decay as ema, such as 0.999")
+        self._rule = rule_of(optimizer, shaping, use_ema)
         self.history = History(seed=self.seed)
         self.buffers = Buffers(network.params, self._rule.n_moments)
         self.state = RunState(Position(), Position(), RuleMemory())
@@ -79,6 +94,14 @@ class Run:
     def n_steps(self) -> int:
         """Steps taken."""
         return self.state.n_steps
+
+    @property
+    def ema_params(self) -> npt.NDArray[Any] | None:
+        """The average of the parameters, as a copy; before the first step the parameters; None if none is kept."""
+        if not self._rule.shaping.averages:
+            return None
+        present = self.buffers.present
+        return present.moments[-1].copy() if self.n_steps > 0 else present.params.copy()
 
     def fit(
         self,
@@ -239,7 +262,7 @@ class Run:
                 "history": copy.deepcopy(self.history) if loop is None else loop.copied_history(),
                 "_is_last": self.network.history is self.history,
                 "_buffers": (buffers.params.copy(), buffers.moments.copy(), buffers.set_aside),
-                "_rule": self.optimizer,
+                "_rule": (self.optimizer, self._rule.shaping, self._rule.shows_average),
             }
         own = self.__dict__ | taken | {"_stepper": None, "_loop": None, "_positions": None}
         del own["buffers"]
@@ -249,7 +272,7 @@ class Run:
         own = state.copy()
         (params, moments, set_aside), is_last = own.pop("_buffers"), own.pop("_is_last")
         self.__dict__.update(own)
-        self._rule = rule_of(own["_rule"])
+        self._rule = rule_of(*own["_rule"])
         self.buffers = Buffers(self.network.params, self._rule.n_moments)
         self.buffers.params[:], self.buffers.moments[:] = params, moments
         self.buffers.set_aside = None if set_aside is None else set_aside.owned()
@@ -275,3 +298,50 @@ class Run:
         x, y = validation_data
         data = self.network.checked_data(x, y, ("validation_data[0]", "validation_data[1]"))
         return Validation(data, metrics)
+
+
+def _shaping_of(
+    network: Network,
+    seed: int,
+    regularize: Regularizer | Iterable[Regularizer],
+    clip_norm: float | None,
+    clip_value: float | None,
+    ema: float | None,
+    rate_factors: Sequence[tuple[float, float]] | None,
+) -> Shaping:
+    """Return what shapes a step of this network beside the optimizer, as `Trainer`'s parameters of these names say."""
+    n_layers = network.architecture.layout.n_layers
+    factors = [(1.0, 1.0)] * n_layers if rate_factors is None else _checked_factors(rate_factors, n_layers)
+    layers = [LayerShaping(Group(rate_factor=of_w), Group(rate_factor=of_b)) for of_w, of_b in factors]
+    shaping = regularized(Shaping(layers=tuple(layers)), regularize, network.targets != VALUES)
+    draws = shaping.drops or shaping.noise > 0.0
+    shaping = shaping._replace(
+        clip_norm=_positive_or_none(clip_norm, "clip_norm"),
+        clip_value=_positive_or_none(clip_value, "clip_value"),
+        average_share=0.0 if ema is None else 1.0 - checks.finite_float(ema, "ema", low=0.0, high=1.0, high_open=True),
+        seed=seed if draws else 0,
+    )
+    return PLAIN if shaping == Shaping(layers=(LayerShaping(),) * n_layers) else shaping
+
+
+def _positive_or_none(value: float | None, name: str) -> float:
+    """Return a positive number, infinity for None."""
+    return math.inf if value is None else checks.finite_float(value, name, low=0.0, low_open=True)
+
+
+def _checked_factors(rate_factors: object, n_layers: int) -> list[tuple[float, float]]:
+    """Return a pair of factors for each layer."""
+    expected = f"a sequence of {n_layers} pairs (weights, biases), one for each layer"
+    try:
+        pairs = [tuple(pair) for pair in rate_factors]  # type: ignore[attr-defined]
+    except TypeError:
+        raise TypeError(f"rate_factors must be {expected}, got {checks.shown(rate_factors)}") from None
+    if len(pairs) != n_layers or True in [len(pair) != 2 for pair in pairs]:
+        raise ValueError(f"rate_factors must be {expected}, got {checks.shown(rate_factors)}")
+    return [
+        (
+            checks.finite_float(of_w, f"rate_factors[{index}][0]", low=0.0),
+            checks.finite_float(of_b, f"rate_factors[{index}][1]", low=0.0),
+        )
+        for index, (of_w, of_b) in enumerate(pairs)
+    ]

@@ -191,9 +191,14 @@ class Buffers:
 
     def show(self, best: Snapshot) -> None:
         """Show these instead of the present parameters and moments, from which the run will go on all the same."""
-        if self.set_aside is None:
-            self.set_aside = SetAside(self.snapshot(), best)
-        self.params[:], self.moments[:] = self.set_aside.shown
+        present = self.snapshot() if self.set_aside is None else self.set_aside.present
+        self.set_aside = SetAside(present, best)
+        self.params[:], self.moments[:] = best
+
+    def show_average(self) -> None:
+        """Show the average of the parameters, the last of the moments, instead of the present ones."""
+        moments = self.present.moments.copy()
+        self.show(Snapshot(moments[-1].copy(), moments))
 
     def go_on(self) -> None:
         """Bring back what was set aside, unless somebody has written to the parameters since."""
@@ -202,10 +207,13 @@ class Buffers:
         self.set_aside = None
 
     def put_back(self, set_aside: SetAside | None) -> None:
-        """Show again what was shown before `go_on`, if anything was."""
+        """Show again what was shown before `go_on`, if anything was, or else the present parameters."""
         if set_aside is not None:
             self.set_aside = set_aside
             self.params[:], self.moments[:] = set_aside.shown
+        elif self.set_aside is not None:
+            self.params[:], self.moments[:] = self.set_aside.present
+            self.set_aside = None
 
 
 class _Watch(NamedTuple):

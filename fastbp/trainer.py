@@ -11,12 +11,13 @@ from fastbp.optimizers import Adam, Optimizer
 from fastbp.run import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import numpy.typing as npt
 
     from fastbp.history import History
     from fastbp.model import MLP
+    from fastbp.regularization import Regularizer
     from fastbp.stopping import StopRule
 
 __all__ = ["Trainer"]
@@ -40,7 +41,24 @@ class Trainer:
         Threads that train at most, never more than the cores that the process may use; "auto" is all of these where
         they pay, else one. The result has the same bits for any number.
     seed : int, optional
-        Of the shuffle. By default one is drawn.
+        Of the shuffle, and of what regularizers draw. By default one is drawn.
+    regularize : regularizer or iterable of them
+        `L1`, `L2`, `MaxNorm`, `Dropout`, `InputNoise`, `LabelSmoothing`.
+    clip_norm : float, optional
+        > 0: the largest Euclidean norm of the whole gradient, which is scaled down to it (R. Pascanu, T. Mikolov and Y.
+        Bengio, "On the difficulty of training recurrent neural networks", ICML 2013, algorithm 1). A norm that is not
+        finite is a divergence.
+    clip_value : float, optional
+        > 0: the largest magnitude of each element of the gradient, before its norm is clipped.
+    ema : float, optional
+        Decay of an exponential moving average of the parameters after each step, in [0, 1). It begins with the
+        parameters after the first step.
+    use_ema : bool, default False
+        Whether validation sees the average, and the model has it after a fit. The run itself goes on from the
+        parameters of its last step, as with `EarlyStopping`.
+    rate_factors : sequence of pairs (weights, biases), optional
+        By which the learning rate is multiplied, for each layer; >= 0. Parameters with 0 are frozen: nothing changes
+        them.
 
     Attributes
     ----------
@@ -51,6 +69,8 @@ class Trainer:
         Optimizer steps taken so far.
     seed : int
         The seed that repeats the order of the samples.
+    ema_params : ndarray, shape (n_params,), or None
+        A copy of the average of the parameters, if there is one.
 
     Raises
     ------
@@ -92,6 +112,12 @@ class Trainer:
         drop_last: bool = False,
         threads: int | str = 1,
         seed: int | None = None,
+        regularize: Regularizer | Iterable[Regularizer] = (),
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        ema: float | None = None,
+        use_ema: bool = False,
+        rate_factors: Sequence[tuple[float, float]] | None = None,
     ) -> None:
         checks.first_initialisation(self, "_run")
         # Before the model, as copies take them in this order: of a fit that goes on meanwhile, the run is the older.
@@ -103,6 +129,12 @@ class Trainer:
             drop_last=drop_last,
             threads=threads,
             seed=seed,
+            regularize=regularize,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            ema=ema,
+            use_ema=use_ema,
+            rate_factors=rate_factors,
         )
         self._model = model
 
@@ -135,6 +167,12 @@ class Trainer:
         """Optimizer steps taken so far."""
         self._run.network.turn.settle()
         return self._run.n_steps
+
+    @property
+    def ema_params(self) -> npt.NDArray[Any] | None:
+        """A copy of the average of the parameters, shape (n_params,), if there is one."""
+        self._run.network.turn.settle()
+        return self._run.ema_params
 
     def fit(
         self,

@@ -172,14 +172,18 @@ def hidden_activations(sizes: Sequence[int], activations: str | Sequence[str]) -
 
 
 def pre_activations(
-    sizes: Sequence[int], activations: str | Sequence[str], params: Array, x: Array
+    sizes: Sequence[int],
+    activations: str | Sequence[str],
+    params: Array,
+    x: Array,
+    masks: Sequence[ArrayLike] | None = None,
 ) -> tuple[list[Array], list[Array]]:
     """Return the input of every layer and its pre-activations, both per layer and (n_samples, width)."""
     names = [*hidden_activations(sizes, activations), "identity"]
     h, inputs, zs = x, [], []
-    for (w, b), name in zip(unpack(sizes, params), names, strict=True):
-        inputs.append(h)
-        zs.append(h @ w + b)
+    for layer, ((w, b), name) in enumerate(zip(unpack(sizes, params), names, strict=True)):
+        inputs.append(h if masks is None else h * masks[layer])
+        zs.append(inputs[-1] @ w + b)
         h = ACTIVATIONS[name][0](zs[-1])
     return inputs, zs
 
@@ -212,15 +216,18 @@ def loss_and_grad(
     params: Array,
     x: Array,
     y: ArrayLike,
+    masks: Sequence[ArrayLike] | None = None,
 ) -> tuple[Array, Array]:
     """Return the mean loss and its gradient, (n_params,), by backpropagation.
+
+    masks : by which the inputs of each layer are multiplied.
 
     References
     ----------
     Nielsen, Neural Networks and Deep Learning (2015), chapter 2, equations BP1 to BP4.
     """
     names = hidden_activations(sizes, activations)
-    inputs, zs = pre_activations(sizes, activations, params, x)
+    inputs, zs = pre_activations(sizes, activations, params, x, masks)
     y = targets(y, loss_name, sizes[-1], zs[-1].dtype)
     grads = np.empty_like(params)
     dz = gradient_of_outputs(loss_name, output, zs[-1], y)
@@ -230,7 +237,8 @@ def loss_and_grad(
         dw[...] = inputs[layer].T @ dz
         db[...] = dz.sum(axis=0)
         if layer > 0:
-            dz = (dz @ layers[layer][0].T) * ACTIVATIONS[names[layer - 1]][1](zs[layer - 1])
+            mask = 1 if masks is None else masks[layer]
+            dz = (dz @ layers[layer][0].T) * mask * ACTIVATIONS[names[layer - 1]][1](zs[layer - 1])
     return loss_of_outputs(loss_name, output, zs[-1], y), grads
 
 
@@ -356,3 +364,69 @@ def train(
         losses.append(float(value))
         params = optimizer(params, grads, state, **options)
     return params, losses
+
+
+_WORD = 0xFFFFFFFF
+
+
+def _mix(x: int) -> int:
+    """SplitMix64's finaliser."""
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+    return x ^ (x >> 31)
+
+
+def _scrambled(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A hash of numbers below 2**32."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor) & np.uint64(_WORD)
+    return x ^ (x >> np.uint64(16))
+
+
+def draws(seed: int, step: int, layer: int, n_samples: int, features: Iterable[int]) -> NDArray[np.uint64]:
+    """Return whole numbers below 2**24, (n_samples, number of features), as a step draws them; layer -1 is noise."""
+    key = _mix((seed + _mix(step + 0x9E3779B97F4A7C15)) % 2**64)
+    key = _mix((key + layer + 2) % 2**64)
+    samples = _scrambled(np.arange(n_samples, dtype=np.uint64) ^ np.uint64(key & _WORD))
+    places = np.array([(feature * 0x9E3779B1 + (key >> 32)) & _WORD for feature in features], np.uint64)
+    return _scrambled(samples[:, np.newaxis] ^ places) >> np.uint64(8)
+
+
+def dropout_mask(seed: int, step: int, layer: int, n_samples: int, n_features: int, rate: float) -> Array:
+    """Return 0 where an input of a layer is dropped, else 1 / (1 - rate); (n_samples, n_features)."""
+    return (draws(seed, step, layer, n_samples, range(n_features)) >= rate * 2**24) / (1 - rate)
+
+
+def normal_noise(seed: int, step: int, n_samples: int, n_features: int) -> Array:
+    """Return standard normal numbers (n_samples, n_features), by Box and Muller 1958 with angles of a half circle."""
+    u = (draws(seed, step, -1, n_samples, range(0, 2 * n_features, 2)) + 0.5) / 2**24
+    w = draws(seed, step, -1, n_samples, range(1, 2 * n_features, 2)) / 2**24 - 0.5
+    return np.sqrt(-2 * np.log(u)) * np.sin(math.pi * w)
+
+
+def penalty(sizes: Sequence[int], params: Array, l1: float, l2: float, biases: bool = False) -> tuple[float, Array]:
+    """Return l1 * sum(abs(w)) + l2 / 2 * sum(w**2) and its gradient, of the weights and if wanted the biases."""
+    counts = weight_mask(sizes) | biases
+    w = np.where(counts, params, 0)
+    return float(l1 * abs(w).sum() + l2 / 2 * (w**2).sum()), l1 * np.sign(w) + l2 * w
+
+
+def clipped(grads: Array, clip_norm: float = math.inf, clip_value: float = math.inf) -> Array:
+    """Return a gradient clipped by element, and then by its norm (Pascanu et al. 2013, algorithm 1)."""
+    grads = np.clip(grads, -clip_value, clip_value)
+    norm = math.sqrt((grads**2).sum())
+    return grads * (clip_norm / norm) if norm > clip_norm else grads
+
+
+def max_norm(sizes: Sequence[int], params: Array, value: float) -> Array:
+    """Return the parameters with each unit's weights scaled down to this norm where they exceed it."""
+    params = params.copy()
+    for w, _ in unpack(sizes, params):
+        norms = np.sqrt((w**2).sum(axis=0))
+        w *= np.where(norms > value, value / np.where(norms > 0, norms, 1), 1)
+    return params
+
+
+def smoothed(y: Array, rate: float, n_classes: int) -> Array:
+    """Return targets (n_samples, n_out) that keep 1 - rate and share the rest (Szegedy et al. 2016)."""
+    return (1 - rate) * y + rate / n_classes

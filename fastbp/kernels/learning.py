@@ -85,7 +85,7 @@ def _lay_ready(border, x, y):
 @inline
 def _status_of(status):
     """The status for the user of what a step has said."""
-    if status == training.DIVERGED:
+    if status in (training.DIVERGED, training.GRADIENT_DIVERGED):
         return DIVERGED
     if status == training.LABELS_CHANGED:
         return LABELS

@@ -2,22 +2,29 @@
 
 A tile is some rows of one layer's weights with the biases as the row below them; it is worked on as rectangles of
 (first row, rows, first column, columns), whose gradient stays in the caches until its update. What belongs to a step
-but neither to a sample nor to a rule of optimization (penalties, clipping, averages, statistics) has its place between
-the two stages.
+but neither to a sample nor to a rule of optimization has its place between the two stages (penalties, clipping), or
+after them (averages). The norm of a whole gradient, or of a unit's weights, needs all tiles: then a phase ends there,
+and `update_of_tile` or `constrain_layer` is the next one.
 """
 
+import numpy as np
 from numba import types
 
 from fastbp._jit import inline, leaf
 from fastbp.kernels.calls import call, float64_at
 from fastbp.kernels.products.gradient import gradient_of
+from fastbp.kernels.shaping import N_SUMS
 from fastbp.kernels.sums import PART
 from fastbp.kernels.tables import layer_of, optimizer_at, plan_at, tile_of
-from fastbp.kernels.updates import DECAY
+from fastbp.kernels.updates import DECAY, N_COEFFICIENTS
 
 
 def _task_signature(T):
     return types.intp(*(types.intp,) * 8)
+
+
+def _update_signature(T):
+    return types.intp(*(types.intp,) * 4, types.float64)
 
 
 @leaf(_task_signature)
@@ -33,13 +40,14 @@ def parameters_of_tile(plan, optimizer, coefficients, task, n, batch, super_bloc
     n_out = layer.n_out
     for column in range(0, n_out, plan.sizes.c_block):
         rectangle = tile.first_row, tile.n_rows, column, min(plan.sizes.c_block, n_out - column)
-        g, g_row = layer.gradient.dw + (tile.first_row * n_out + column) * plan.sizes.itemsize, n_out
-        if is_only and updates:  # nobody else reads it: it stays in a small buffer
+        g, g_row = _whole_gradient(plan, layer, rectangle), n_out
+        if is_only and updates and plan.leaves.clipped_update == 0:  # nobody else reads it: it stays in a small buffer
             g, g_row = plan.scratch.gradient, rectangle[3]
         _gradient(plan, layer, rectangle, n, batch, super_blocks_done, is_only, g, g_row)
         if updates:
-            _decay(plan, optimizer, coefficients, layer, rectangle)
-            n_bad += _update(plan, optimizer, coefficients, layer, rectangle, g, g_row)
+            _shape_gradient(plan, layer, rectangle, batch, g, g_row)
+            if plan.leaves.clipped_update == 0:
+                n_bad += _change(plan, optimizer, coefficients, tile.layer, rectangle, g, g_row)
         elif is_last != 0:
             call(plan.leaves.flush_rows, (g, rectangle[1], rectangle[3], g_row))
     return n_bad
@@ -47,24 +55,75 @@ def parameters_of_tile(plan, optimizer, coefficients, task, n, batch, super_bloc
 
 @leaf(_task_signature)
 def parameters_of_network(plan, optimizer, coefficients, task, n, batch, super_blocks_done, is_last):
-    """As `parameters_of_tile`, of a small network: all layers at once.
-
-    Leaves of their own for each layer would take `xor` 7 % of a step (perf/compare.py).
-    """
+    """As `parameters_of_tile`, of a small network: all layers at once."""
     plan, optimizer = plan_at(plan), optimizer_at(optimizer)
-    first, last = layer_of(plan, 0), layer_of(plan, plan.n_layers - 1)
-    n_params = (last.w - first.w) // plan.sizes.itemsize + (last.n_in + 1) * last.n_out
-    g, whole = first.gradient.dw, (0, 1, 0, n_params)
+    g, n_params = layer_of(plan, 0).gradient.dw, _n_params(plan)
     _sum_blocks(plan, g, n_params, n, super_blocks_done)
     if is_last == 0:
         return 0
     if plan.leaves.update == 0:
         call(plan.leaves.flush_rows, (g, 1, n_params, n_params))
         return 0
-    for index in range(plan.n_layers):
-        layer = layer_of(plan, index)
-        _decay(plan, optimizer, coefficients, layer, (0, layer.n_in + 1, 0, layer.n_out))
-    return _update(plan, optimizer, coefficients, first, whole, g, n_params)
+    if plan.leaves.penalize != 0 or plan.leaves.clip != 0:
+        for index in range(plan.n_layers):
+            layer = layer_of(plan, index)
+            for column in range(0, layer.n_out, plan.sizes.c_block):
+                rectangle = 0, layer.n_in + 1, column, min(plan.sizes.c_block, layer.n_out - column)
+                _shape_gradient(plan, layer, rectangle, batch, _whole_gradient(plan, layer, rectangle), layer.n_out)
+    return 0 if plan.leaves.clipped_update != 0 else _change_network(plan, optimizer, coefficients)
+
+
+@leaf(_update_signature)
+def update_of_tile(plan, optimizer, coefficients, task, factor):
+    """The update of a tile whose gradient had to wait for the norm of all: it is multiplied by `factor` first.
+
+    Returns how many updates left a parameter not finite.
+    """
+    plan, optimizer = plan_at(plan), optimizer_at(optimizer)
+    tile, n_bad = tile_of(plan, task), 0
+    layer = layer_of(plan, tile.layer)
+    for column in range(0, layer.n_out, plan.sizes.c_block):
+        rectangle = tile.first_row, tile.n_rows, column, min(plan.sizes.c_block, layer.n_out - column)
+        g = _whole_gradient(plan, layer, rectangle)
+        if factor < 1.0:
+            call(plan.leaves.scale, (g, rectangle[1], rectangle[3], layer.n_out, factor))
+        n_bad += _change(plan, optimizer, coefficients, tile.layer, rectangle, g, layer.n_out)
+    return n_bad
+
+
+@leaf(_update_signature)
+def update_of_network(plan, optimizer, coefficients, task, factor):
+    """As `update_of_tile`, of a small network: all layers at once."""
+    plan, optimizer = plan_at(plan), optimizer_at(optimizer)
+    g, n_params = layer_of(plan, 0).gradient.dw, _n_params(plan)
+    if factor < 1.0:
+        call(plan.leaves.scale, (g, 1, n_params, n_params, factor))
+    return _change_network(plan, optimizer, coefficients)
+
+
+@leaf(lambda T: types.void(types.intp, types.intp, types.intp))
+def constrain_layer(plan, optimizer, index):
+    """What needs all of a layer's parameters after their update: the largest norm of its units' weights.
+
+    The average comes after that.
+    """
+    plan, optimizer = plan_at(plan), optimizer_at(optimizer)
+    layer = layer_of(plan, index)
+    if layer.max_norm < np.inf and layer.of_weights.rate_factor != 0.0:
+        call(plan.leaves.limit_columns, (layer.w, layer.n_in, layer.n_out, layer.n_out, layer.max_norm))
+    _average(plan, optimizer, layer.w, layer.n_in + 1, layer.n_out, layer.n_out)
+
+
+@inline
+def _whole_gradient(plan, layer, rectangle):
+    """Where a rectangle lies in the gradient of all parameters."""
+    return layer.gradient.dw + (rectangle[0] * layer.n_out + rectangle[2]) * plan.sizes.itemsize
+
+
+@inline
+def _n_params(plan):
+    first, last = layer_of(plan, 0), layer_of(plan, plan.n_layers - 1)
+    return (last.w - first.w) // plan.sizes.itemsize + (last.n_in + 1) * last.n_out
 
 
 @inline
@@ -106,6 +165,91 @@ def _add_part(plan, layer, rectangle, start, n, n_before, batch, g, g_row):
 def _partial_of(plan, g):
     """Where the sums lie that are not yet in the gradient at the address g."""
     return plan.partial_gradient + g - layer_of(plan, 0).gradient.dw
+
+
+@inline
+def _shape_gradient(plan, layer, rectangle, batch, g, g_row):
+    """Add the penalties to the gradient of a rectangle, clip its elements, and sum both for each row."""
+    if plan.leaves.penalize == 0 and plan.leaves.clip == 0:
+        return
+    first_row, n_rows, first_column, n_columns = rectangle
+    n_blocks = (layer.n_out + plan.sizes.c_block - 1) // plan.sizes.c_block
+    place = layer.first_sum + first_row * n_blocks + first_column // plan.sizes.c_block
+    sums, sums_row = plan.shaping.sums + 8 * N_SUMS * place, N_SUMS * n_blocks
+    if plan.leaves.penalize != 0:
+        w = layer.w + (first_row * layer.n_out + first_column) * plan.sizes.itemsize
+        n_weights = min(n_rows, layer.n_in - first_row)
+        _penalize(plan, layer.of_weights, w, g, n_weights, n_columns, layer.n_out, g_row, batch, sums, sums_row)
+        if n_weights < n_rows:
+            w += n_weights * layer.n_out * plan.sizes.itemsize
+            g_biases, own = g + n_weights * g_row * plan.sizes.itemsize, sums + 8 * n_weights * sums_row
+            _penalize(plan, layer.of_biases, w, g_biases, 1, n_columns, layer.n_out, g_row, batch, own, sums_row)
+    if plan.leaves.clip != 0:
+        call(plan.leaves.clip, (g, n_rows, n_columns, g_row, plan.shaping.clip_value, sums, sums_row))
+
+
+@inline
+def _penalize(plan, group, w, g, n_rows, n_columns, row, g_row, batch, sums, sums_row):
+    l1, l2 = group.l1 + group.l1_per_batch / batch, group.l2 + group.l2_per_batch / batch
+    call(plan.leaves.penalize, (w, g, n_rows, n_columns, row, g_row, l1, l2, group.decay, sums, sums_row))
+
+
+@inline
+def _change(plan, optimizer, coefficients, index, rectangle, g, g_row):
+    """Decay and update a rectangle of a layer, and follow it with its average; returns as `_update`."""
+    layer, n_bad = layer_of(plan, index), 0
+    first_row, n_rows, first_column, n_columns = rectangle
+    if plan.shaping.has_rate_factors == 0:
+        _decay(plan, optimizer, coefficients, layer, rectangle)
+        n_bad = _update(plan, optimizer, coefficients, layer, rectangle, g, g_row)
+    else:
+        n_weights = min(n_rows, layer.n_in - first_row)
+        own = coefficients + (1 + 2 * index) * 8 * N_COEFFICIENTS
+        if layer.of_weights.rate_factor != 0.0 and n_weights > 0:
+            weights = first_row, n_weights, first_column, n_columns
+            _decay(plan, optimizer, own, layer, weights)
+            n_bad += _update(plan, optimizer, own, layer, weights, g, g_row)
+        own += 8 * N_COEFFICIENTS
+        if layer.of_biases.rate_factor != 0.0 and n_weights < n_rows:
+            biases = layer.n_in, 1, first_column, n_columns
+            _decay(plan, optimizer, own, layer, biases)
+            g += n_weights * g_row * plan.sizes.itemsize
+            n_bad += _update(plan, optimizer, own, layer, biases, g, g_row)
+    if plan.leaves.constrain == 0:
+        start = layer.w + (first_row * layer.n_out + first_column) * plan.sizes.itemsize
+        _average(plan, optimizer, start, n_rows, n_columns, layer.n_out)
+    return n_bad
+
+
+@inline
+def _change_network(plan, optimizer, coefficients):
+    """As `_change`, of a small network.
+
+    Updates of their own for each layer would take `xor` 7 % of a step (perf/compare.py).
+    """
+    first, n_params, n_bad = layer_of(plan, 0), _n_params(plan), 0
+    if plan.shaping.has_rate_factors != 0:
+        for index in range(plan.n_layers):
+            layer = layer_of(plan, index)
+            whole = 0, layer.n_in + 1, 0, layer.n_out
+            n_bad += _change(plan, optimizer, coefficients, index, whole, layer.gradient.dw, layer.n_out)
+        return n_bad
+    for index in range(plan.n_layers):
+        layer = layer_of(plan, index)
+        _decay(plan, optimizer, coefficients, layer, (0, layer.n_in + 1, 0, layer.n_out))
+    n_bad = _update(plan, optimizer, coefficients, first, (0, 1, 0, n_params), first.gradient.dw, n_params)
+    if plan.leaves.constrain == 0:
+        _average(plan, optimizer, first.w, 1, n_params, n_params)
+    return n_bad
+
+
+@inline
+def _average(plan, optimizer, start, n_rows, n_columns, row):
+    """Let the average follow the parameters at `start`; that of the first step is what comes out of it."""
+    if plan.leaves.average != 0:
+        averages = optimizer.averages + (start - layer_of(plan, 0).w)
+        share = 1.0 if plan.shaping.step == 0 else plan.shaping.average_share
+        call(plan.leaves.average, (start, averages, n_rows, n_columns, row, share))
 
 
 @inline

@@ -6,8 +6,9 @@ are data, which lie in the records of `tables`.
 
 from numba import types
 
-from fastbp._jit import leaf
+from fastbp._jit import inline, leaf
 from fastbp.kernels.calls import call
+from fastbp.kernels.noise import INPUT_NOISE, key_of
 from fastbp.kernels.products.dense import dense
 from fastbp.kernels.products.gradient import gradient_without_lists, keep_for_gradient
 from fastbp.kernels.tables import LOSS_SUMS_BYTES, layer_of, loss_sums_of, plan_at, source_at
@@ -21,15 +22,31 @@ def forward_block(plan, source, start, n):
     call(plan.leaves.gather, (source.x, source.x_row, source.x_column, source.x_dtype, plan.scratch.rows, n, first.n_in,
                               first.h_in + start * first.n_in * size, plan.scratch.row_addresses,
                               plan.scratch.cast))  # fmt: skip
+    if plan.leaves.add_noise != 0:
+        key = key_of(plan.shaping.seed, plan.shaping.step, INPUT_NOISE)
+        call(plan.leaves.add_noise, (first.h_in + start * first.n_in * size, first.n_in, n,
+                                     plan.shaping.first + start, key, plan.shaping.noise))  # fmt: skip
     for index in range(plan.n_layers):
         layer = layer_of(plan, index)
         n_in, n_out = layer.n_in, layer.n_out
+        if plan.leaves.drop != 0 and layer.dropout > 0.0:
+            whole, dropped = layer.h_whole + start * n_in * size, layer.h_in + start * n_in * size
+            if dropped != whole:
+                call(plan.leaves.copy, (whole, dropped, n * n_in))
+            _drop(plan, layer, index, dropped, start, n)
         z, h_out = layer.z + start * n_out * size, layer.h_out + start * n_out * size
         dense(plan, layer.forward, layer.h_in + start * n_in * size, h_out, n, n == 1)
         if z != h_out:
             call(plan.leaves.copy, (h_out, z, n * n_out))
         if layer.activation != 0:
             call(layer.activation, (h_out, n_out, n, layer.constants))
+
+
+@inline
+def _drop(plan, layer, index, values, start, n):
+    """Drop inputs of a layer, or their derivatives, of samples start..start+n-1 of the super-block."""
+    key = key_of(plan.shaping.seed, plan.shaping.step, index)
+    call(plan.leaves.drop, (values, layer.n_in, n, plan.shaping.first + start, key, layer.dropout))
 
 
 @leaf(lambda T: types.intp(types.intp, types.intp, types.intp, types.intp, types.float64, types.intp))
@@ -47,6 +64,9 @@ def loss_block(plan, source, start, n, scale, sums):
     else:
         call(plan.leaves.gather, (source.y, source.y_row, source.y_column, source.y_dtype, rows, n, n_out, targets,
                                   plan.scratch.row_addresses, plan.scratch.cast))  # fmt: skip
+    if plan.leaves.smooth != 0:
+        factor, share = plan.shaping.smoothing_factor, plan.shaping.smoothing_share
+        call(plan.leaves.smooth, (targets, n * n_out, factor, share))
     output, unit = last.h_out + start * n_out * plan.sizes.itemsize, plan.sizes.loss_unit
     for s in range(0, n, unit):
         here = s * n_out * plan.sizes.itemsize
@@ -95,6 +115,8 @@ def backward_block(plan, start, n, batch):
         keep_for_gradient(plan, layer, d, start, n, batch)
         if index > 0:
             dense(plan, layer.backward, d, d_other, n, batch == 1)
+            if plan.leaves.drop != 0 and layer.dropout > 0.0:
+                _drop(plan, layer, index, d_other, start, n)
             d, d_other = d_other, d
 
 

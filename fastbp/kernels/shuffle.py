@@ -10,7 +10,7 @@ N_ROUNDS = 6
 
 
 @inline
-def _mix(x):
+def mix(x):
     """SplitMix64's finaliser (Steele, Lea, Flood 2014) of a scalar: each bit of x reaches all bits of the result."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -65,7 +65,7 @@ def sample_order(rows, start, n, n_rows, shuffle, seed, epoch):
     b = max(2, np.int64(np.sqrt(np.float64(n_rows))))
     a = (n_rows + b - 1) // b
     n_left, n_right, limit = splat(rows, a), splat(rows, b), splat(rows, n_rows)
-    key = _mix(np.uint64(seed) + _mix(np.uint64(epoch) + np.uint64(0x9E3779B97F4A7C15)))
+    key = mix(np.uint64(seed) + mix(np.uint64(epoch) + np.uint64(0x9E3779B97F4A7C15)))
     for i in range(0, n, lanes):
         # Positions beyond the last row, in lanes that nobody reads, would be walked on for ever.
         position = lane_numbers(rows) + (start + i)

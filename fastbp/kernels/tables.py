@@ -50,8 +50,18 @@ LEAVES = np.dtype(
             *("order", "gather", "labels", "panels_to_rows", "panels_to_features", "copy", "loss"),
             # parameters
             *("update", "coefficients", "shrink", "flush_rows"),
+            # what shapes a step beside them
+            *("drop", "add_noise", "smooth", "penalize", "clip", "scale", "limit_columns", "average"),
             # the phases of a step
-            *("forward_block", "loss_block", "backward_block", "gradient_block", "parameters"),
+            *(
+                "forward_block",
+                "loss_block",
+                "backward_block",
+                "gradient_block",
+                "parameters",
+                "clipped_update",
+                "constrain",
+            ),
             # whole calls
             *("train_steps", "take_step", "evaluate_range", "predict_range", "vjp_range", "jvp_range"),
         )
@@ -70,7 +80,7 @@ SCRATCH = np.dtype(
         ("cast", ADDRESS),  # of `gather_rows`
         ("packed", ADDRESS),  # a cache block of w
         ("gradient", ADDRESS),  # a rectangle of it
-        ("coefficients", ADDRESS),  # float64, of the step's update
+        ("coefficients", ADDRESS),  # float64, of the step's update; then of the weights and biases of each layer
         ("partial", ADDRESS),  # sums over a part of the terms (`sums`) that are not in their totals yet
         # Of a product with lists:
         ("y_strip", ADDRESS),  # the strip that it writes, in panels of columns
@@ -80,6 +90,26 @@ SCRATCH = np.dtype(
         ("x_indices", ADDRESS),  # terms of these, uint16,
         ("x_indptr", ADDRESS),  # where each list begins, int64,
         ("x_sums", ADDRESS),  # and one sum per list
+    ],
+    align=True,
+)
+
+# What shapes a step beside the optimizer.
+SHAPING = np.dtype(
+    [
+        # What is drawn at random depends on these, and on a sample's position in the batch.
+        ("seed", COUNT),
+        ("step", COUNT),
+        ("first", COUNT),  # position of the first sample of the super-block
+        ("noise", VALUE),  # standard deviation of what is added to the inputs
+        ("smoothing_factor", VALUE),  # targets are multiplied by this
+        ("smoothing_share", VALUE),  # and get this added
+        ("clip_value", VALUE),  # largest magnitude of an element of the gradient
+        ("clip_norm", VALUE),  # largest norm of the gradient
+        ("average_share", VALUE),  # of the present parameters in their average
+        ("has_rate_factors", COUNT),
+        ("sums", ADDRESS),  # float64 pairs as in `shaping`, for each row of each layer's c_block columns
+        ("n_sums", COUNT),
     ],
     align=True,
 )
@@ -94,6 +124,7 @@ PLAN = np.dtype(
         ("sizes", SIZES),
         ("leaves", LEAVES),
         ("scratch", SCRATCH),
+        ("shaping", SHAPING),
         # Shared by all workers.
         ("block_gradients", ADDRESS),  # of small networks, else 0: the gradients of a super-block's blocks
         ("partial_gradient", ADDRESS),  # of several super-blocks: sums that are not in the gradient yet, as `partial`
@@ -147,6 +178,19 @@ GRADIENT = np.dtype(
     align=True,
 )
 
+# A group of parameters: the weights, or the biases, of a layer.
+GROUP = np.dtype(
+    [
+        ("l1", VALUE),
+        ("l1_per_batch", VALUE),  # divided by the samples of the batch
+        ("l2", VALUE),
+        ("l2_per_batch", VALUE),
+        ("decay", VALUE),  # as l2, but no part of the loss
+        ("rate_factor", VALUE),  # of the learning rate; 0 leaves the parameters alone
+    ],
+    align=True,
+)
+
 LAYER = np.dtype(
     [
         ("n_in", COUNT),
@@ -164,6 +208,12 @@ LAYER = np.dtype(
         ("tangent", PRODUCT),  # as forward, from tangents of x to those of y
         ("backward", PRODUCT),
         ("gradient", GRADIENT),
+        ("h_whole", ADDRESS),  # activations of which `h_in` has some dropped, or `h_in` itself
+        ("dropout", VALUE),  # probability of that
+        ("of_weights", GROUP),
+        ("of_biases", GROUP),
+        ("max_norm", VALUE),  # of the weights that come into a unit
+        ("first_sum", COUNT),  # place of its sums among `shaping.sums`
     ],
     align=True,
 )
@@ -192,6 +242,7 @@ OPTIMIZER = np.dtype(
     [
         ("state", ADDRESS),  # the moments
         ("state_row", COUNT),  # elements between two of them
+        ("averages", ADDRESS),  # of the parameters, or 0
         ("constants", ADDRESS),  # float64
         ("decay_biases", COUNT),  # whether biases decay too
     ],
@@ -243,6 +294,7 @@ TOTALS = np.dtype(
         ("epoch_right", VALUE),
         ("step_loss", VALUE),
         ("step_right", VALUE),
+        ("gradient_norm", VALUE),  # of the present step, where it is clipped
         ("call_cycles", VALUE),  # of the last call
     ],
     align=True,

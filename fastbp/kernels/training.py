@@ -5,6 +5,7 @@ from numba import types
 
 from fastbp._jit import inline, leaf
 from fastbp.kernels.calls import call, cycle_counter, float64_at, int64_at
+from fastbp.kernels.shaping import N_SUMS, PENALTY, SQUARES
 from fastbp.kernels.simd import address_of
 from fastbp.kernels.tables import (
     CURSOR,
@@ -24,12 +25,13 @@ from fastbp.kernels.tables import (
 )
 from fastbp.kernels.team import enter, leave, meet, publish
 from fastbp.kernels.transpose import to_rows
+from fastbp.kernels.updates import N_COEFFICIENTS
 
 # Why `train_steps` came back.
-PAUSED, STEP_LIMIT, EPOCH_LIMIT, STOPPED, DIVERGED, OVERFLOWED, LABELS_CHANGED = range(7)
+PAUSED, STEP_LIMIT, EPOCH_LIMIT, STOPPED, DIVERGED, OVERFLOWED, LABELS_CHANGED, GRADIENT_DIVERGED = range(8)
 
-# Phases of a step.
-SAMPLES_PHASE, PARAMETERS_PHASE = range(2)
+# Phases of a step: of each super-block the first two; after the last one those of the others that the plan has.
+SAMPLES_PHASE, PARAMETERS_PHASE, UPDATE_PHASE, CONSTRAINTS_PHASE = range(4)
 
 # Kinds of stop rules.
 TARGET_LOSS, CONVERGENCE = range(2)
@@ -53,7 +55,8 @@ def _samples_tasks(plan, source, dealing, run, first, last, stride, batch, n):
     And the block's gradient, where the network is small.
     """
     cursor, label_flags, block = cursor_at(run.cursor), int64_at(run.label_flags), plan.sizes.block
-    position = cursor.position + cursor.super_blocks_done * plan.sizes.super_block
+    plan.shaping.step, plan.shaping.first = cursor.step, cursor.super_blocks_done * plan.sizes.super_block
+    position = cursor.position + plan.shaping.first
     for task in range(first, last, stride):
         start = task * block
         n_block = min(block, n - start)
@@ -80,18 +83,44 @@ def _samples_tasks(plan, source, dealing, run, first, last, stride, batch, n):
 
 
 @inline
+def _coefficients(plan, run):
+    """The coefficients of a step: those of all parameters, and of each group, where these have rates of their own."""
+    cursor, optimizer, coefficients = cursor_at(run.cursor), optimizer_at(run.optimizer), plan.scratch.coefficients
+    rate = float64_at(run.rates)[cursor.step - run.first_step]
+    call(plan.leaves.coefficients, (rate, cursor.step, optimizer.constants, coefficients))
+    if plan.shaping.has_rate_factors == 0:
+        return
+    for index in range(plan.n_layers):
+        layer, own = layer_of(plan, index), coefficients + (1 + 2 * index) * 8 * N_COEFFICIENTS
+        of_weights, of_biases = rate * layer.of_weights.rate_factor, rate * layer.of_biases.rate_factor
+        call(plan.leaves.coefficients, (of_weights, cursor.step, optimizer.constants, own))
+        call(plan.leaves.coefficients, (of_biases, cursor.step, optimizer.constants, own + 8 * N_COEFFICIENTS))
+
+
+@inline
 def _parameters_tasks(plan, run, first, last, stride, batch, n, is_last):
-    """Every `stride`-th of the tasks first..last-1: gradient, and after the last super-block update, of their tiles."""
-    cursor, update_flags, optimizer = cursor_at(run.cursor), int64_at(run.update_flags), optimizer_at(run.optimizer)
-    coefficients = plan.scratch.coefficients
+    """Every `stride`-th of the tasks first..last-1 of the present phase, any but the first.
+
+    Gradient, and after the last super-block update, of their tiles; or what has to wait for those of all tiles.
+    """
+    cursor, totals, update_flags = cursor_at(run.cursor), totals_at(run.totals), int64_at(run.update_flags)
+    plan.shaping.step = cursor.step
     if plan.leaves.update != 0:
-        rate = float64_at(run.rates)[cursor.step - run.first_step]
-        call(plan.leaves.coefficients, (rate, cursor.step, optimizer.constants, coefficients))
+        _coefficients(plan, run)
+    coefficients = plan.scratch.coefficients
     for task in range(first, last, stride):
-        update_flags[task] = call(
-            plan.leaves.parameters,
-            (address_of(plan), run.optimizer, coefficients, task, n, batch, cursor.super_blocks_done, is_last),
-        )
+        if cursor.phase == PARAMETERS_PHASE:
+            update_flags[task] = call(
+                plan.leaves.parameters,
+                (address_of(plan), run.optimizer, coefficients, task, n, batch, cursor.super_blocks_done, is_last),
+            )
+        elif cursor.phase == UPDATE_PHASE:
+            factor = min(1.0, plan.shaping.clip_norm / totals.gradient_norm) if totals.gradient_norm > 0.0 else 1.0
+            update_flags[task] = call(
+                plan.leaves.clipped_update, (address_of(plan), run.optimizer, coefficients, task, factor)
+            )
+        else:
+            call(plan.leaves.constrain, (address_of(plan), run.optimizer, task))
 
 
 @inline
@@ -174,14 +203,48 @@ def _end_samples(plan, run, n, n_blocks, is_last):
 
 
 @inline
+def _end_gradient(plan, run, batch):
+    """Add the penalties to the loss, and take the norm of the gradient. Returns GRADIENT_DIVERGED or PAUSED."""
+    totals, sums = totals_at(run.totals), float64_at(plan.shaping.sums)
+    penalty = squares = 0.0
+    for place in range(0, N_SUMS * plan.shaping.n_sums, N_SUMS):
+        penalty += sums[place + PENALTY]
+        squares += sums[place + SQUARES]
+    totals.step_loss += penalty * batch
+    totals.gradient_norm = np.sqrt(squares)
+    return PAUSED if plan.leaves.clipped_update == 0 or np.isfinite(squares) else GRADIENT_DIVERGED
+
+
+@inline
+def _next_phase(plan, phase, is_last):
+    """The phase after this one, SAMPLES_PHASE of the next super-block or step if there is none."""
+    if phase == SAMPLES_PHASE:
+        return PARAMETERS_PHASE
+    if is_last and phase == PARAMETERS_PHASE and plan.leaves.clipped_update != 0:
+        return UPDATE_PHASE
+    if is_last and phase != CONSTRAINTS_PHASE and plan.leaves.constrain != 0:
+        return CONSTRAINTS_PHASE
+    return SAMPLES_PHASE
+
+
+@inline
+def _may_change(plan, phase):
+    """Whether the phase that comes with, or after, this one changes parameters, if the super-block is the last."""
+    return phase != SAMPLES_PHASE or plan.leaves.clipped_update == 0
+
+
+@inline
 def _end_phase(plan, dealing, run, n_tasks, batch, n, is_last, start_cycles):
     """Go on to the next phase, super-block or step. Returns the status to go on with."""
-    cursor = cursor_at(run.cursor)
-    cursor.task = 0
+    cursor, status = cursor_at(run.cursor), PAUSED
     if cursor.phase == SAMPLES_PHASE:
-        cursor.phase = PARAMETERS_PHASE
-        return _end_samples(plan, run, n, n_tasks, is_last)
-    cursor.phase = SAMPLES_PHASE
+        status = _end_samples(plan, run, n, n_tasks, is_last)
+    elif cursor.phase == PARAMETERS_PHASE and is_last and plan.shaping.n_sums > 0:
+        status = _end_gradient(plan, run, batch)
+    cursor.task = 0
+    cursor.phase = _next_phase(plan, cursor.phase, is_last)
+    if cursor.phase != SAMPLES_PHASE:
+        return status
     cursor.super_blocks_done += 1
     return _end_step(plan, dealing, run, batch, start_cycles) if is_last else PAUSED
 
@@ -201,10 +264,10 @@ def _advance(plan, source, dealing, run, sync, worker, n_workers, start_cycles):
             last = first + _cut(n_tasks - first, cost, left, n_workers)
             _samples_tasks(plan, source, dealing, run, first + worker, last, n_workers, batch, n)
         else:
-            n_tasks, cost = plan.n_tasks, dealing.task_cost
+            n_tasks, cost = plan.n_tasks if cursor.phase != CONSTRAINTS_PHASE else plan.n_layers, dealing.task_cost
             last = first + _cut(n_tasks - first, cost, left, n_workers)
             _parameters_tasks(plan, run, first + worker, last, n_workers, batch, n, is_last)
-        if is_last and last == n_tasks:  # before they meet: the next one to come may begin the update
+        if is_last and last == n_tasks and _may_change(plan, cursor.phase):  # before they meet: the next may begin
             cursor.updating = 1
         n_meetings += 1
         meet(sync, n_workers, n_meetings)
