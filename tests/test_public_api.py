@@ -12,9 +12,12 @@ import pytest
 import fastbp
 from fastbp import schedules
 from fastbp.optimizers import Optimizer
+from fastbp.regularization import Regularizer
 from fastbp.stopping import StopRule
 
 NAMES = [
+    "L1",
+    "L2",
     "MLP",
     "SGD",
     "Adagrad",
@@ -22,8 +25,12 @@ NAMES = [
     "AdamW",
     "Convergence",
     "DivergenceError",
+    "Dropout",
     "EarlyStopping",
     "History",
+    "InputNoise",
+    "LabelSmoothing",
+    "MaxNorm",
     "RMSprop",
     "TargetLoss",
     "TimeLimit",
@@ -32,10 +39,12 @@ NAMES = [
     "schedules",
     "show_versions",
 ]
+SHAPING = "regularize=(), clip_norm=None, clip_value=None, ema=None, use_ema=False, rate_factors=None"
 MLP = """sizes, activation="relu", output="identity", *, loss=None, init="auto", dtype="float32", seed=None"""
-MLP_FIT = """x, y, *, optimizer=Adam(), batch_size=32, epochs=100, max_steps=None, validation_data=None, stop=(),
-    metrics=None, shuffle=True, drop_last=False, progress=False, threads=1, seed=None"""
-TRAINER = "model, *, optimizer=Adam(), batch_size=32, shuffle=True, drop_last=False, threads=1, seed=None"
+MLP_FIT = f"""x, y, *, optimizer=Adam(), batch_size=32, epochs=100, max_steps=None, validation_data=None, stop=(),
+    metrics=None, shuffle=True, drop_last=False, progress=False, threads=1, seed=None, {SHAPING}"""
+TRAINER = f"""model, *, optimizer=Adam(), batch_size=32, shuffle=True, drop_last=False, threads=1, seed=None,
+    {SHAPING}"""
 TRAINER_FIT = """x, y, *, epochs=100, max_steps=None, validation_data=None, stop=(), metrics=None, progress=False"""
 ADAM = "learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8"
 
@@ -58,6 +67,12 @@ ADAM = "learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8"
         (fastbp.RMSprop, "learning_rate=0.01, alpha=0.99, eps=1e-8, momentum=0.0, centered=False"),
         (fastbp.Adam, ADAM),
         (fastbp.AdamW, f"{ADAM}, weight_decay=0.01, decay_biases=False"),
+        (fastbp.L1, "rate, biases=False, per_batch=False, layers=None"),
+        (fastbp.L2, "rate, biases=False, per_batch=False, layers=None"),
+        (fastbp.MaxNorm, "value, layers=None"),
+        (fastbp.Dropout, "rate, input_rate=0.0, layers=None"),
+        (fastbp.InputNoise, "std"),
+        (fastbp.LabelSmoothing, "rate"),
         (fastbp.Convergence, "tol=1e-4, patience=10"),
         (fastbp.EarlyStopping, "patience=10, min_delta=0.0, restore_best=True"),
         (fastbp.TargetLoss, "value"),
@@ -100,7 +115,7 @@ def test_objects_have_the_documented_attributes(make):
     value = make()
     names = {
         fastbp.MLP: ("params", "weights", "biases", "n_params", "history", "seed"),
-        fastbp.Trainer: ("model", "history", "n_steps", "seed"),
+        fastbp.Trainer: ("model", "history", "n_steps", "seed", "ema_params"),
     }
     for name in names[type(value)]:
         assert hasattr(value, name)
@@ -108,7 +123,7 @@ def test_objects_have_the_documented_attributes(make):
 
 
 def test_optimizers_and_stop_rules_are_frozen_dataclasses():
-    for base in (Optimizer, StopRule, schedules.Schedule):
+    for base in (Optimizer, Regularizer, StopRule, schedules.Schedule):
         for cls in base.__subclasses__():
             assert dataclasses.is_dataclass(cls)
             assert cls.__dataclass_params__.frozen
