@@ -123,6 +123,36 @@ def targets(
     return array, False
 
 
+def weights(values: object, n_samples: int, name: str) -> npt.NDArray[np.float64]:
+    """Return a copy of samples' weights of shape (n_samples,), as float64.
+
+    Raises
+    ------
+    TypeError
+        If `values` is a masked array or its dtype is no real number.
+    ValueError
+        If the shape is another, or a weight is negative, NaN or infinite.
+    """
+    given = _own_view(values, name)
+    if given.shape != (n_samples,):
+        raise ValueError(f"{name} must have shape ({n_samples},), one for each sample, got {given.shape}")
+    with np.errstate(all="ignore"):
+        array = np.array(_readable(given), np.float64)
+    wrong = ~(np.isfinite(array) & (array >= 0.0))
+    if wrong.any():
+        index = int(wrong.argmax())
+        raise ValueError(f"{name} must be finite and not negative, got {array[index]} at index {index}")
+    return array
+
+
+def check_some_weight(array: npt.NDArray[np.float64], name: str) -> None:
+    """Raise a ValueError if there are weights, and all are 0, or their sum is not finite."""
+    with np.errstate(all="ignore"):
+        total = float(array.sum())
+    if array.size and not 0.0 < total < np.inf:
+        raise ValueError(f"{name} must leave samples a finite total weight above 0, got {total}")
+
+
 def parameters(values: object, n_params: int, dtype: npt.DTypeLike, name: str = "params") -> Array:
     """Return a new array of shape (n_params,) and dtype `dtype` with the parameters in `values`.
 

@@ -325,7 +325,9 @@ class Stepper:
         batch_size = data.x.shape[0]
         self._first_step = self.state.n_steps
         self._position.start_at(self._first_step)
-        plan = training_plan(self._architecture, self._rule, batch_size, with_loss=with_loss)
+        plan = training_plan(
+            self._architecture, self._rule, batch_size, with_loss=with_loss, weighted=data.weights is not None
+        )
         program = self._programs.training(plan)
         self._set_aside = self._buffers.set_aside if self._buffers.is_untouched else None
         if self._rule.shows_average:
@@ -334,9 +336,9 @@ class Stepper:
             program, self._buffers, self._rule, self._position, data, Dealing(batch_size, batch_size)
         )
         loss = single_step(driver, self._position)
-        if not math.isfinite(loss):
+        if not math.isfinite(loss) and self._position.n_steps == self._first_step:
             driver.raise_if_failed(kernel.DIVERGED)
-        if with_loss:
+        if with_loss and data.weights is None:
             self._use(program)
         return loss
 
@@ -389,7 +391,12 @@ def _raise_overflow(step: int) -> NoReturn:
 
 
 def training_plan(
-    architecture: Architecture, rule: Rule, n_samples: int, n_workers: int = 1, with_loss: bool = True
+    architecture: Architecture,
+    rule: Rule,
+    n_samples: int,
+    n_workers: int = 1,
+    with_loss: bool = True,
+    weighted: bool = False,
 ) -> Plan:
     """Return the plan of steps by a rule on so many samples."""
     capacity = capacity_for(n_samples, architecture.dtype)
@@ -398,6 +405,7 @@ def training_plan(
         capacity,
         trains=True,
         with_loss=with_loss,
+        weighted=weighted,
         rule=rule.leaves,
         shaping=rule.shaping,
         n_workers=n_workers,
@@ -410,7 +418,7 @@ def single_step(driver: Driver, position: Position) -> float:
     while status == kernel.PAUSED and position.n_steps < last_step:
         status = driver.advance(last_step)
     if status == kernel.DIVERGED:
-        return float(position.totals["step_loss"]) / driver.dealing.batch_size
+        return float(position.totals["step_loss"] / position.totals["step_weight"])
     driver.raise_if_failed(status)
     return float(driver.records["loss"][0])
 

@@ -37,7 +37,7 @@ from numba.extending import overload
 from fastbp import checks
 from fastbp.kernels import online, overloads
 from fastbp.kernels.embedding import BATCH, BUSY, MOVED, OK, OUT_SHAPE, OVERLAP, X_SHAPE, Y_SHAPE
-from fastbp.kernels.learning import DIVERGED, LABELS, OVERFLOWED, RATE, RATES_ENDED, TORN
+from fastbp.kernels.learning import DIVERGED, LABELS, OVERFLOWED, RATE, RATES_ENDED, TORN, WEIGHTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +57,7 @@ __all__ = [
     "RATE",
     "RATES_ENDED",
     "TORN",
+    "WEIGHTS",
     "X_SHAPE",
     "Y_SHAPE",
     "backward_step",
@@ -97,6 +98,7 @@ _MESSAGES = {
     OVERFLOWED: "a parameter is not finite after the step, which was taken",
     RATES_ENDED: "the learning rates that were sampled beforehand are used up: make a handle with more n_steps",
     RATE: "a learning rate must be finite and not negative",
+    WEIGHTS: "weight must have one number for each row of x, finite and not negative; for a gradient not all 0",
     TORN: "this process was forked while a step was changing the parameters: make a new trainer from whole ones",
 }
 
@@ -196,7 +198,9 @@ def jvp(net: npt.NDArray[Any], x: npt.NDArray[Any], t_x: npt.NDArray[Any], t_out
 
 
 @_embedded(overloads.train_step)
-def train_step(learner: npt.NDArray[Any], x: npt.NDArray[Any], y: npt.NDArray[Any]) -> int:
+def train_step(
+    learner: npt.NDArray[Any], x: npt.NDArray[Any], y: npt.NDArray[Any], weight: npt.NDArray[Any] | None = None
+) -> int:
     """Take one optimizer step on a batch, in place; the bits are those of `Trainer.step`.
 
     Parameters
@@ -208,12 +212,14 @@ def train_step(learner: npt.NDArray[Any], x: npt.NDArray[Any], y: npt.NDArray[An
     y : ndarray, shape as the outputs, of float32 or float64, any strides
         For one output also (n,). For cross_entropy integer classes (n,), of any width, or probabilities. Not checked
         otherwise.
+    weight : ndarray, shape (n,), of float32 or float64, any strides, optional
+        Of the samples, as `sample_weight` of `Trainer.step`. If all are 0 the step counts, and changes nothing else.
 
     Returns
     -------
     int
         OK. OVERFLOWED: the step was taken. DIVERGED, LABELS: parameters, moments and count are as before. X_SHAPE,
-        Y_SHAPE, BATCH, BUSY, MOVED, RATES_ENDED, TORN: nothing was written.
+        Y_SHAPE, BATCH, BUSY, MOVED, RATES_ENDED, TORN, WEIGHTS: nothing was written.
     """
     raise NotImplementedError
 
@@ -238,7 +244,13 @@ def backward_step(learner: npt.NDArray[Any], x: npt.NDArray[Any], d_out: npt.NDA
 
 
 @_embedded(overloads.loss_and_grad)
-def loss_and_grad(learner: npt.NDArray[Any], x: npt.NDArray[Any], y: npt.NDArray[Any], grad: npt.NDArray[Any]) -> int:
+def loss_and_grad(
+    learner: npt.NDArray[Any],
+    x: npt.NDArray[Any],
+    y: npt.NDArray[Any],
+    grad: npt.NDArray[Any],
+    weight: npt.NDArray[Any] | None = None,
+) -> int:
     """Write the gradient of the batch's mean loss to `grad`; `loss` tells the loss. The bits of `MLP.loss_and_grad`.
 
     Several threads may do so at once, each with a handle of its own.
@@ -248,18 +260,26 @@ def loss_and_grad(learner: npt.NDArray[Any], x: npt.NDArray[Any], y: npt.NDArray
     learner, x, y
         As for `train_step`.
     grad : ndarray, shape (n_params,), of the network's dtype, C-contiguous
-        Overwritten. Overlaps neither `x` nor `y` nor the parameters.
+        Overwritten. Overlaps neither `x`, `y` nor `weight` nor the parameters.
+    weight
+        As for `train_step`, but not all 0.
 
     Returns
     -------
     int
-        OK. DIVERGED, LABELS, X_SHAPE, Y_SHAPE, OUT_SHAPE, OVERLAP, BATCH, BUSY, MOVED: `grad` is as before.
+        OK. DIVERGED, LABELS, X_SHAPE, Y_SHAPE, OUT_SHAPE, OVERLAP, BATCH, BUSY, MOVED, WEIGHTS: `grad` is as before.
     """
     raise NotImplementedError
 
 
 @_embedded(overloads.train)
-def train(learner: npt.NDArray[Any], x: npt.NDArray[Any], y: npt.NDArray[Any], n_steps: int) -> int:
+def train(
+    learner: npt.NDArray[Any],
+    x: npt.NDArray[Any],
+    y: npt.NDArray[Any],
+    n_steps: int,
+    weight: npt.NDArray[Any] | None = None,
+) -> int:
     """Train for some steps as `Trainer.fit` does: in batches of the trainer's size, in its order, from where it stands.
 
     There is no history. Ctrl-C does not reach compiled code: train in chunks, and return to Python in between.
@@ -271,6 +291,8 @@ def train(learner: npt.NDArray[Any], x: npt.NDArray[Any], y: npt.NDArray[Any], n
     x, y : ndarray, shape (n, n_in) and as the outputs
         As for `train_step`: the whole data. A call goes on in the middle of an epoch where the one before has ended.
     n_steps : int
+    weight : ndarray, shape (n,)
+        As for `train_step`, of all samples.
 
     Returns
     -------

@@ -136,7 +136,8 @@ def _derived(network: Network, name: str, x: Array, directions: Array, width: in
 
 def evaluate(network: Network, data: Data) -> tuple[float, float]:
     """Return the mean loss and the accuracy (NaN where the output is no class)."""
-    n_samples, n_outside, program = data.x.shape[0], 0, network.programs.evaluating()
+    n_samples, n_outside = data.x.shape[0], 0
+    program = network.programs.evaluating(weighted=data.weights is not None)
     source, sums = data.source(), np.zeros(1 + program.plan.n_units, LOSS_SUMS)
     leaf, cost = int(program.plans["leaves"]["evaluate_range"][0]), program.plan.costs(n_samples)[0]
     for first, last in ranges(n_samples, program.plan.block, cost):
@@ -146,7 +147,7 @@ def evaluate(network: Network, data: Data) -> tuple[float, float]:
     if n_outside:
         raise ValueError(f"y changed while it was read: {n_outside} labels are out of range now")
     loss, right = sums[0].item()
-    return loss / n_samples, right / (n_samples * network.decisions_per_sample)
+    return loss / data.weight, right / (data.weight * network.decisions_per_sample)
 
 
 def loss(network: Network, data: Data) -> float:
@@ -197,7 +198,7 @@ def loss_and_grad_at_once(network: Network, x: object, y: object) -> tuple[float
 def loss_and_grad(network: Network, data: Data) -> tuple[float, Array]:
     """Return the mean loss over the data and its gradient, NaN where the loss is not finite; warn if either is not."""
     n_samples, position, buffers = data.x.shape[0], Position(), Buffers(network.params, n_moments=0)
-    program = network.programs.take_differentiating(n_samples)
+    program = network.programs.take_differentiating(n_samples, weighted=data.weights is not None)
     dealing = Dealing(n_samples, n_samples)
     mean = single_step(Driver(program, buffers, None, position, data, dealing), position)
     grad = program.grads.copy() if math.isfinite(mean) else np.full_like(program.grads, np.nan)

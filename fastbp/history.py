@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["History", "Metric", "check_metrics", "metric_value"]
 
 Float64Array: TypeAlias = npt.NDArray[np.float64]
-Metric: TypeAlias = Callable[[npt.NDArray[Any], npt.NDArray[Any]], float]
+Metric: TypeAlias = Callable[..., float]
 
 _COLUMNS = (
     "epoch",

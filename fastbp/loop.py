@@ -56,7 +56,7 @@ class Validation(NamedTuple):
     """Validation data, and the metrics on it."""
 
     data: Data
-    metrics: dict[str, Callable[[Any, Any], float]]
+    metrics: dict[str, Callable[..., float]]
 
 
 class _Ended(NamedTuple):
@@ -121,7 +121,8 @@ class Loop:
         self._last_step = _sum_of_limits(self._first_step, limits.max_steps)
         last_epoch = _sum_of_limits(self._first_epoch, limits.epochs)
         n_workers = workers_for(threads, step_cost(network.architecture, batch_size))
-        program = network.programs.training(training_plan(network.architecture, rule, batch_size, n_workers))
+        plan = training_plan(network.architecture, rule, batch_size, n_workers, weighted=data.weights is not None)
+        program = network.programs.training(plan)
         # Python looks at every epoch's end if there is validation data.
         n_records = 1 if validation is not None else min(_MAX_EPOCHS_PER_CALL, last_epoch - self._first_epoch)
         records = np.zeros(n_records, RECORD)
@@ -200,7 +201,8 @@ class Loop:
         self._driver.compile()
         if self._validation is not None:
             data = self._validation.data
-            evaluate(self._network, replace(data, x=data.x[:1], y=data.y[:1]))
+            weights = None if data.weights is None else np.ones(1)
+            evaluate(self._network, replace(data, x=data.x[:1], y=data.y[:1], weights=weights))
             outputs_for(self._network, data.x[:1])
         seconds, n_compiled = self._compiled_before
         seconds, n_compiled = _jit.compile_seconds() - seconds, _jit.n_compiled() - n_compiled
@@ -274,8 +276,11 @@ class Loop:
             self._show_average()
             prediction, y = predict(self._network, validation.data.x), validation.data.y.view()
             y.flags.writeable = False  # it is the user's own array
+            weights = None if validation.data.weights is None else validation.data.weights.copy()
             for name in unknown:
-                history._fill(n_epochs, **{name: metric_value(name, validation.metrics[name](y, prediction))})
+                metric = validation.metrics[name]
+                value = metric(y, prediction) if weights is None else metric(y, prediction, sample_weight=weights)
+                history._fill(n_epochs, **{name: metric_value(name, value)})
             self._hide_average()
         self._ended, self._validated = _Ended(n_epochs, time.perf_counter()), n_epochs
         return self._memory.is_patience_over
@@ -375,9 +380,10 @@ class Loop:
 
     def _partial_means(self) -> tuple[float, float]:
         """Return the mean loss and the accuracy of the present epoch's steps so far."""
-        totals, n_samples = self._position.totals, int(self._position.cursor["position"])
+        totals = self._position.totals
+        weight = float(totals["epoch_weight"]) or math.nan  # of all batches 0
         loss, right = float(totals["epoch_loss"]), float(totals["epoch_right"])
-        return loss / n_samples, right / (n_samples * self._decisions)
+        return loss / weight, right / (weight * self._decisions)
 
 
 def _sum_of_limits(present: int, limit: int | None) -> int:

@@ -186,9 +186,9 @@ class MLP:
         batch_size: int | None = 32,
         epochs: int | None = 100,
         max_steps: int | None = None,
-        validation_data: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        validation_data: tuple[npt.ArrayLike, ...] | None = None,
         stop: StopRule | Iterable[StopRule] = (),
-        metrics: Mapping[str, Callable[[Any, Any], float]] | None = None,
+        metrics: Mapping[str, Callable[..., float]] | None = None,
         shuffle: bool = True,
         drop_last: bool = False,
         progress: bool = False,
@@ -200,6 +200,8 @@ class MLP:
         ema: float | None = None,
         use_ema: bool = False,
         rate_factors: Sequence[tuple[float, float]] | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+        class_weight: Mapping[int, float] | str | None = None,
     ) -> History:
         """Train from the present parameters, with a fresh optimizer and history.
 
@@ -234,6 +236,8 @@ class MLP:
             stop=stop,
             metrics=metrics,
             progress=progress,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
         )
 
     def predict(
@@ -278,7 +282,7 @@ class MLP:
         evaluation.predict(self._network, array, result, threads)
         return result if out is None else out
 
-    def loss(self, x: npt.ArrayLike, y: npt.ArrayLike) -> float:
+    def loss(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
         """Return the mean loss over the samples.
 
         Parameters
@@ -287,6 +291,8 @@ class MLP:
         y : array_like, read-only
             Values (n_samples, n_out), for one output also (n_samples,); for a softmax integer classes (n_samples,) or
             (n_samples, 1), or probabilities (n_samples, n_out).
+        sample_weight : array_like, shape (n_samples,), optional
+            Not negative, and not all 0: the mean becomes ``sum(w * loss) / sum(w)``.
 
         Raises
         ------
@@ -299,14 +305,17 @@ class MLP:
             If the loss is not finite; it names the first row and output that is not.
         """
         self._network.turn.settle()
-        return evaluation.loss(self._network, self._network.checked_data(x, y))
+        data = self._network.checked_data(x, y, sample_weight=sample_weight)
+        return evaluation.loss(self._network, data)
 
-    def loss_and_grad(self, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[float, npt.NDArray[Any]]:
+    def loss_and_grad(
+        self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None
+    ) -> tuple[float, npt.NDArray[Any]]:
         """Return the mean loss over the samples and its exact gradient.
 
         Parameters
         ----------
-        x, y : array_like
+        x, y, sample_weight : array_like
             As for `loss`.
 
         Returns
@@ -325,11 +334,12 @@ class MLP:
         RuntimeWarning
             If the loss is not finite; it names the first row and output that is not. Or if the gradient is not.
         """
-        at_once = evaluation.loss_and_grad_at_once(self._network, x, y)
+        at_once = evaluation.loss_and_grad_at_once(self._network, x, y) if sample_weight is None else None
         if at_once is not None:
             return at_once
         self._network.turn.settle()
-        return evaluation.loss_and_grad(self._network, self._network.checked_data(x, y))
+        data = self._network.checked_data(x, y, sample_weight=sample_weight)
+        return evaluation.loss_and_grad(self._network, data)
 
     def vjp(self, x: npt.ArrayLike, d_out: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return ``J.T @ d_out`` of each sample, J being the Jacobian of its outputs with respect to its features.

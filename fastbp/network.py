@@ -14,8 +14,11 @@ from fastbp.program import Programs
 from fastbp.sharing import Word
 from fastbp.sources import Data
 from fastbp.turn import Turn
+from fastbp.weighting import weights_of_classes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy.typing as npt
 
     from fastbp.architecture import Architecture
@@ -90,8 +93,18 @@ class Network:
         """The kind of targets, as in `kernels.losses`."""
         return LOSSES[self.architecture.loss].targets
 
-    def checked_data(self, x: npt.ArrayLike, y: npt.ArrayLike, names: tuple[str, str] = ("x", "y")) -> Data:
-        """Check a pair of features and targets and return it in the form that the kernels read.
+    def checked_data(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        names: tuple[str, str, str] = ("x", "y", "sample_weight"),
+        sample_weight: npt.ArrayLike | None = None,
+        class_weight: Mapping[int, float] | str | None = None,
+        may_weigh_nothing: bool = False,
+    ) -> Data:
+        """Check features, targets and perhaps weights, and return them in the form that the kernels read.
+
+        may_weigh_nothing : whether the weights may all be 0.
 
         Raises
         ------
@@ -108,7 +121,14 @@ class Network:
             binary=self.targets == FRACTIONS,
             name=names[1],
         )
-        return Data(features, targets, is_labels)
+        weights = None if sample_weight is None else arrays.weights(sample_weight, len(features), names[2])
+        if weights is not None and not may_weigh_nothing:
+            arrays.check_some_weight(weights, names[2])
+        if class_weight is not None:
+            of_classes = weights_of_classes(class_weight, targets, is_labels, self.n_out, self.targets != VALUES)
+            weights = of_classes if weights is None else weights * of_classes
+            arrays.check_some_weight(weights, "class_weight")
+        return Data(features, targets, is_labels, weights)
 
     def checked_directions(
         self, x: npt.ArrayLike, directions: npt.ArrayLike, name: str, width: int

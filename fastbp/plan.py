@@ -135,6 +135,8 @@ class Plan:
         fused into it; and what trains begins with the derivative of a loss of the caller's with respect to them.
     derives : bool
         Whether derivatives go through the network from its outputs to its inputs, or back; it trains nothing then.
+    weighted : bool
+        Whether samples may have weights.
     rule : updates.Rule, optional
         Without it the gradient is only computed.
     shaping : Shaping, optional
@@ -147,6 +149,7 @@ class Plan:
     trains: bool
     with_loss: bool
     derives: bool = False
+    weighted: bool = False
     rule: updates.Rule | None = None
     shaping: Shaping = PLAIN
     n_workers: int = 1
@@ -397,6 +400,7 @@ class Plan:
             updates.flush_rows: self.trains and self.rule is None,
             samples.forward_block: True,
             samples.loss_block: self.with_loss,
+            samples.weigh_batch: self.trains and self.weighted,
             samples.derivative_block: self.trains and not self.with_loss,
             samples.backward_block: self.trains,
             samples.gradient_block: self.trains and self.is_small,
@@ -414,7 +418,8 @@ class Plan:
         }
         loss = self.loss.leaf if self.with_loss else None
         rule = dict.fromkeys(updates.Rule._fields) if self.rule is None else self.rule._asdict()
-        leaves: dict[str, Leaf | None] = {"loss": loss, **rule}
+        weighted_loss = self.loss.weighted_leaf if self.with_loss and self.weighted else None
+        leaves: dict[str, Leaf | None] = {"loss": loss, "weighted_loss": weighted_loss, **rule}
         for leaf, is_needed in needed.items():
             field = FIELDS_OF_LEAVES.get(leaf.__name__, leaf.__name__)
             leaves[field] = leaf if is_needed else leaves.get(field)

@@ -272,6 +272,7 @@ class Program:
             "d": self._reserve(max(widths) * block if plan.with_loss or plan.goes_back else 0),
             "d_other": self._reserve(max(widths) * block if plan.goes_back else 0),
             "targets": self._reserve(widths[-1] * block if plan.with_loss else 0),
+            "weights": self._reserve(block if plan.weighted else 0),
             "rows": self._arena.reserve(block * 8),
             "row_addresses": self._arena.reserve(panel * 8),
             "cast": self._reserve(panel * max(widths[0], widths[-1])),
@@ -456,23 +457,24 @@ class Programs:
         """Return this thread's program for predictions."""
         return self._of_this_thread("predicting", with_loss=False)
 
-    def evaluating(self) -> Program:
-        """Return this thread's program for the loss."""
-        return self._of_this_thread("evaluating", with_loss=True)
+    def evaluating(self, weighted: bool) -> Program:
+        """Return this thread's program for the loss, of samples that may have weights or not."""
+        return self._of_this_thread(f"evaluating {weighted}", with_loss=True, weighted=weighted)
 
     def deriving(self) -> Program:
         """Return this thread's program for derivatives from outputs to inputs and back."""
         return self._of_this_thread("deriving", with_loss=False, derives=True)
 
-    def take_differentiating(self, n_samples: int) -> Program:
+    def take_differentiating(self, n_samples: int, weighted: bool = False) -> Program:
         """Return this thread's program for the gradient over so many samples, or more; nobody else's until given back.
 
         Its buffers hold a part of a gradient from call to call of the kernel, and a signal's handler may want another.
         """
         program: Program | None = self._of_thread.__dict__.pop("differentiating", None)
-        if program is None or program.plan.n_samples < n_samples:
+        if program is None or program.plan.n_samples < n_samples or (weighted and not program.plan.weighted):
             capacity = capacity_for(n_samples, self._architecture.dtype)
-            program = Program(Plan(self._architecture, capacity, trains=True, with_loss=True), self._params)
+            plan = Plan(self._architecture, capacity, trains=True, with_loss=True, weighted=weighted)
+            program = Program(plan, self._params)
         return program
 
     def give_back(self, program: Program) -> None:
@@ -491,9 +493,11 @@ class Programs:
         self._training = (program, *others[: _MOST_TRAINING - 1])
         return program
 
-    def _of_this_thread(self, name: str, with_loss: bool, derives: bool = False) -> Program:
+    def _of_this_thread(self, name: str, with_loss: bool, derives: bool = False, weighted: bool = False) -> Program:
         program: Program | None = self._of_thread.__dict__.get(name)
         if program is None:
-            plan = Plan(self._architecture, WHOLE_BLOCK, trains=False, with_loss=with_loss, derives=derives)
+            plan = Plan(
+                self._architecture, WHOLE_BLOCK, trains=False, with_loss=with_loss, derives=derives, weighted=weighted
+            )
             program = self._of_thread.__dict__[name] = Program(plan, self._params)
         return program

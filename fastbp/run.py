@@ -110,13 +110,15 @@ class Run:
         *,
         epochs: int | None,
         max_steps: int | None,
-        validation_data: tuple[npt.ArrayLike, npt.ArrayLike] | None,
+        validation_data: tuple[npt.ArrayLike, ...] | None,
         stop: StopRule | Iterable[StopRule],
-        metrics: Mapping[str, Callable[[Any, Any], float]] | None,
+        metrics: Mapping[str, Callable[..., float]] | None,
         progress: bool,
+        sample_weight: npt.ArrayLike | None,
+        class_weight: Mapping[int, float] | str | None,
     ) -> History:
         """Train for some epochs or steps more, as `Trainer.fit`."""
-        data = self.network.checked_data(x, y)
+        data = self.network.checked_data(x, y, sample_weight=sample_weight, class_weight=class_weight)
         rules = check_rules(stop)
         limits = Limits(
             epochs=None if epochs is None else checks.positive_int(epochs, "epochs"),
@@ -172,10 +174,12 @@ class Run:
             self._show_positions()
             self._loop = None
 
-    def step(self, x: npt.ArrayLike, y: npt.ArrayLike) -> float:
+    def step(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None) -> float:
         """Take one step on this batch, as `Trainer.step`."""
-        loss = self._step_at_once(x, y)
-        return self._step(self.network.checked_data(x, y)) if loss is None else loss
+        loss = self._step_at_once(x, y) if sample_weight is None else None
+        if loss is not None:
+            return loss
+        return self._step(self.network.checked_data(x, y, sample_weight=sample_weight, may_weigh_nothing=True))
 
     def step_from(self, x: npt.ArrayLike, d_out: npt.ArrayLike) -> None:
         """Take one step from the derivative of a loss with respect to the outputs, as `Trainer.step_from`."""
@@ -281,8 +285,8 @@ class Run:
 
     def _checked_validation(
         self,
-        validation_data: tuple[npt.ArrayLike, npt.ArrayLike] | None,
-        metrics: dict[str, Callable[[Any, Any], float]],
+        validation_data: tuple[npt.ArrayLike, ...] | None,
+        metrics: dict[str, Callable[..., float]],
         rules: tuple[StopRule, ...],
     ) -> Validation | None:
         if validation_data is None:
@@ -293,10 +297,14 @@ class Run:
             return None
         if not isinstance(validation_data, (tuple, list)):
             raise TypeError(f"validation_data must be a pair (x, y), got {type(validation_data).__name__}")
-        if len(validation_data) != 2:
-            raise TypeError(f"validation_data must be a pair (x, y), got {len(validation_data)} entries")
-        x, y = validation_data
-        data = self.network.checked_data(x, y, ("validation_data[0]", "validation_data[1]"))
+        if len(validation_data) not in (2, 3):
+            raise TypeError(
+                f"validation_data must be a pair (x, y), or (x, y, sample_weight), got {len(validation_data)} entries"
+            )
+        x, y = validation_data[:2]
+        weights = validation_data[2] if len(validation_data) == 3 else None
+        names = "validation_data[0]", "validation_data[1]", "validation_data[2]"
+        data = self.network.checked_data(x, y, names, weights)
         return Validation(data, metrics)
 
 

@@ -32,15 +32,23 @@ class Data:
     x : ndarray, shape (n_samples, n_features)
     y : ndarray, shape (n_samples,) of labels or (n_samples, n_out) of values
     is_labels : bool
+    weights : ndarray of float64, shape (n_samples,), contiguous, optional
+        Not negative, and not all 0. By default all samples count alike.
     """
 
     x: npt.NDArray[Any]
     y: npt.NDArray[Any]
     is_labels: bool
+    weights: npt.NDArray[np.float64] | None = None
+
+    @property
+    def weight(self) -> float:
+        """Of all samples: their number, if they count alike."""
+        return float(self.x.shape[0] if self.weights is None else self.weights.sum())
 
     def source(self) -> npt.NDArray[np.void]:
         """Return addresses, strides and dtypes, as `SOURCE`."""
-        return source_of(self.x, self.y, self.is_labels)
+        return source_of(self.x, self.y, self.is_labels, self.weights)
 
     def fingerprint(self) -> str:
         """Return a hash of shapes, dtypes and some hundred rows, to know the same data again, in another process too.
@@ -48,7 +56,7 @@ class Data:
         Not of all rows: it is taken when a fit stops in mid-epoch, perhaps by Ctrl-C, and the data may be a memory map.
         """
         hasher = hashlib.blake2b(digest_size=16)
-        for array in (self.x, self.y):
+        for array in (self.x, self.y) if self.weights is None else (self.x, self.y, self.weights):
             hasher.update(f"{array.shape} {array.dtype}".encode())
             n_rows = array.shape[0]
             if n_rows > _FINGERPRINT_ROWS:
@@ -76,8 +84,13 @@ def source_code(dtype: np.dtype[Any]) -> int:
     return _SOURCE_CODES[dtype.kind, dtype.itemsize]
 
 
-def source_of(x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None, is_labels: bool = False) -> npt.NDArray[np.void]:
-    """Return where the kernels find x and y, as `SOURCE`. The caller keeps both alive.
+def source_of(
+    x: npt.NDArray[Any],
+    y: npt.NDArray[Any] | None = None,
+    is_labels: bool = False,
+    weights: npt.NDArray[np.float64] | None = None,
+) -> npt.NDArray[np.void]:
+    """Return where the kernels find x, y and weights, as `SOURCE`. The caller keeps all alive.
 
     Parameters
     ----------
@@ -85,12 +98,16 @@ def source_of(x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None, is_labels:
     y : ndarray, shape (n_samples,) or (n_samples, n_out), optional
     is_labels : bool
         Whether y is one integer class per sample.
+    weights : ndarray, shape (n_samples,), optional
     """
     of_y = (0, 0, 0, 0, 0)
     if y is not None:
         column = y.strides[1] if y.ndim == 2 else 0
         of_y = (y.ctypes.data, y.strides[0], column, source_code(y.dtype), int(is_labels))
-    return np.array((x.ctypes.data, *x.strides, source_code(x.dtype), *of_y, x.shape[0]), SOURCE)
+    of_w = (0, 0, 0)
+    if weights is not None:
+        of_w = (weights.ctypes.data, weights.strides[0], source_code(weights.dtype))
+    return np.array((x.ctypes.data, *x.strides, source_code(x.dtype), *of_y, *of_w, x.shape[0]), SOURCE)
 
 
 def _column_names(name: str, columns: list[int]) -> str:

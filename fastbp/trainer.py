@@ -181,10 +181,12 @@ class Trainer:
         *,
         epochs: int | None = 100,
         max_steps: int | None = None,
-        validation_data: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        validation_data: tuple[npt.ArrayLike, ...] | None = None,
         stop: StopRule | Iterable[StopRule] = (),
-        metrics: Mapping[str, Callable[[Any, Any], float]] | None = None,
+        metrics: Mapping[str, Callable[..., float]] | None = None,
         progress: bool = False,
+        sample_weight: npt.ArrayLike | None = None,
+        class_weight: Mapping[int, float] | str | None = None,
     ) -> History:
         """Train for some epochs or steps more.
 
@@ -203,15 +205,23 @@ class Trainer:
             Epochs to end; None for no limit, if `max_steps` or `stop` gives one.
         max_steps : int, optional
             Most steps to take. Whichever limit comes first ends the fit.
-        validation_data : (x, y), optional
+        validation_data : (x, y) or (x, y, sample_weight), optional
             Evaluated after each epoch.
         stop : StopRule or iterable of them
             What may end the fit earlier: `Convergence`, `EarlyStopping`, `TargetLoss`, `TimeLimit`.
         metrics : dict of str to callable, optional
             ``f(y, prediction) -> float`` on the validation data, recorded under their names after each epoch. y has
-            shape (n_samples, n_out) as the prediction has, or (n_samples,) if it is classes.
+            shape (n_samples, n_out) as the prediction has, or (n_samples,) if it is classes. If the validation data
+            have weights: ``f(y, prediction, sample_weight=weights) -> float``.
         progress : bool, default False
             Whether to show a progress bar (tqdm's where it is installed, else a line per epoch).
+        sample_weight : array_like, shape (n_samples,), optional
+            Not negative, and not all 0. Losses and gradients become weighted means, ``sum(w * loss) / sum(w)`` of each
+            batch, and so do the training loss and the accuracy in the history. A batch whose weights are all 0 counts
+            as a step, and changes nothing else.
+        class_weight : dict of int to float, or "balanced", optional
+            Weights of classes, 1 where there is none; they multiply those of the samples. Balanced: each class has the
+            same weight in all. y must be integer classes, or 0 and 1 for one sigmoid output.
 
         Returns
         -------
@@ -246,9 +256,11 @@ class Trainer:
             stop=stop,
             metrics=metrics,
             progress=progress,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
         )
 
-    def step(self, x: npt.ArrayLike, y: npt.ArrayLike) -> float:
+    def step(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
         """Take one optimizer step on this batch, all of it.
 
         Counts as a step for the learning rate and `n_steps`; leaves history, shuffle and the position in an epoch
@@ -256,20 +268,20 @@ class Trainer:
 
         Parameters
         ----------
-        x, y : array_like
+        x, y, sample_weight : array_like
             As for `fit`.
 
         Returns
         -------
         float
-            The batch's mean loss before the step.
+            The batch's mean loss before the step, with the penalties of regularizers. NaN if all weights are 0.
 
         Raises
         ------
         TypeError, ValueError, DivergenceError, KeyboardInterrupt, RuntimeError
             As `fit`.
         """
-        return self._run.step(x, y)
+        return self._run.step(x, y, sample_weight)
 
     def step_from(self, x: npt.ArrayLike, d_out: npt.ArrayLike) -> None:
         """Take one optimizer step from the derivative of a loss of your own with respect to the outputs.

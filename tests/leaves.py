@@ -53,10 +53,11 @@ def differentiate(name, d, z, h, n, n_features=1):
     call(row.backward, d.dtype, d, z, h, n_features, n // n_features, constants_of(row))
 
 
-def compare(name, output, targets, d, n_out, n_samples, scale, sums):
-    """Write d and sums, by the leaf of that loss."""
+def compare(name, output, targets, d, n_out, n_samples, scale, sums, weights=None):
+    """Write d and sums, by the leaf of that loss: that of weighted samples, if there are weights."""
     row = LOSSES[name]
-    call(row.leaf, output.dtype, output, targets, d, n_out, n_samples, scale, constants_of(row), sums)
+    leaf, weights = (row.leaf, output) if weights is None else (row.weighted_leaf, weights)
+    call(leaf, output.dtype, output, targets, weights, d, n_out, n_samples, scale, constants_of(row), sums)
 
 
 def coefficients_of(optimizer, step, rate=None):

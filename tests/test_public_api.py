@@ -40,12 +40,14 @@ NAMES = [
     "show_versions",
 ]
 SHAPING = "regularize=(), clip_norm=None, clip_value=None, ema=None, use_ema=False, rate_factors=None"
+WEIGHTS = "sample_weight=None, class_weight=None"
 MLP = """sizes, activation="relu", output="identity", *, loss=None, init="auto", dtype="float32", seed=None"""
 MLP_FIT = f"""x, y, *, optimizer=Adam(), batch_size=32, epochs=100, max_steps=None, validation_data=None, stop=(),
-    metrics=None, shuffle=True, drop_last=False, progress=False, threads=1, seed=None, {SHAPING}"""
+    metrics=None, shuffle=True, drop_last=False, progress=False, threads=1, seed=None, {SHAPING}, {WEIGHTS}"""
 TRAINER = f"""model, *, optimizer=Adam(), batch_size=32, shuffle=True, drop_last=False, threads=1, seed=None,
     {SHAPING}"""
-TRAINER_FIT = """x, y, *, epochs=100, max_steps=None, validation_data=None, stop=(), metrics=None, progress=False"""
+TRAINER_FIT = f"""x, y, *, epochs=100, max_steps=None, validation_data=None, stop=(), metrics=None, progress=False,
+    {WEIGHTS}"""
 ADAM = "learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8"
 
 
@@ -55,11 +57,11 @@ ADAM = "learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8"
         (fastbp.MLP, MLP),
         (fastbp.MLP.fit, MLP_FIT),
         (fastbp.MLP.predict, "x, out=None, *, threads=1"),
-        (fastbp.MLP.loss, "x, y"),
-        (fastbp.MLP.loss_and_grad, "x, y"),
+        (fastbp.MLP.loss, "x, y, sample_weight=None"),
+        (fastbp.MLP.loss_and_grad, "x, y, sample_weight=None"),
         (fastbp.Trainer, TRAINER),
         (fastbp.Trainer.fit, TRAINER_FIT),
-        (fastbp.Trainer.step, "x, y"),
+        (fastbp.Trainer.step, "x, y, sample_weight=None"),
         (fastbp.precompile, ""),
         (fastbp.show_versions, ""),
         (fastbp.SGD, "learning_rate=0.01, momentum=0.0, nesterov=False"),

@@ -10,7 +10,7 @@ from fastbp._jit import inline, leaf
 from fastbp.kernels import training
 from fastbp.kernels.calls import call, float64_at, int64_at
 from fastbp.kernels.embedding import BATCH, BUSY, OK, OUT_SHAPE, OVERLAP, X_SHAPE, Y_SHAPE, give_back, is_apart, take
-from fastbp.kernels.gather import FLOAT32, FLOAT64
+from fastbp.kernels.gather import FLOAT32, FLOAT64, read_float32, read_float64
 from fastbp.kernels.handles import LEARNER, array_of, learner_at, positions_at
 from fastbp.kernels.owners import LEARNER as IS_LEARNER
 from fastbp.kernels.owners import NOBODY, give_word_back, take_word
@@ -28,7 +28,7 @@ from fastbp.kernels.tables import (
 )
 
 # Beside those of `embedding`; MOVED comes before the first.
-DIVERGED, LABELS, OVERFLOWED, RATES_ENDED, RATE, TORN = range(8, 14)
+DIVERGED, LABELS, OVERFLOWED, RATES_ENDED, RATE, TORN, WEIGHTS = range(8, 15)
 
 _RATE_OFFSET = LEARNER.fields["rate"][1]
 _NO_LIMIT = np.iinfo(np.int64).max
@@ -56,6 +56,31 @@ def _check_batch(learner, x, y):
 
 
 @inline
+def _check_weights(x, arrays, index, weighted):
+    """The status of weights, one for each row of x, if there are any."""
+    if weighted == 0:
+        return OK
+    weights, n_wrong = array_of(arrays, index), 0
+    if weights.n_rows != x.n_rows:
+        return WEIGHTS
+    for i in range(weights.n_rows):
+        place = weights.address + i * weights.row
+        weight = read_float32(place) if weights.dtype == FLOAT32 else read_float64(place)
+        n_wrong += not 0.0 <= weight < np.inf
+    return WEIGHTS if n_wrong > 0 else OK
+
+
+@inline
+def _weighs_nothing(weights):
+    """Whether all these weights are 0."""
+    n_zero = 0
+    for i in range(weights.n_rows):
+        place = weights.address + i * weights.row
+        n_zero += (read_float32(place) if weights.dtype == FLOAT32 else read_float64(place)) == 0.0
+    return n_zero == weights.n_rows
+
+
+@inline
 def _take_to_change(learner):
     """Whether the learner was free, and the network too: both are the caller's now, until `_give_both_back`."""
     if not take(learner):
@@ -73,13 +98,17 @@ def _give_both_back(learner):
 
 
 @inline
-def _lay_ready(border, x, y):
-    """Tell a program where its batch lies."""
+def _lay_ready(border, x, y, arrays, index, weighted):
+    """Tell a program where its batch lies, and, if it has weights, where these do: in the array of this index."""
     source = source_at(border.source)
     source.x, source.x_row, source.x_column, source.x_dtype = x.address, x.row, x.column, x.dtype
     source.y, source.y_row, source.y_column, source.y_dtype = y.address, y.row, y.column, y.dtype
     source.y_is_label = 1 if _is_label(y) else 0
     source.n_samples = x.n_rows
+    source.w = source.w_row = source.w_dtype = 0
+    if weighted != 0:
+        weights = array_of(arrays, index)
+        source.w, source.w_row, source.w_dtype = weights.address, weights.row, weights.dtype
 
 
 @inline
@@ -112,7 +141,7 @@ def _rate_of(learner, step):
 
 
 @inline
-def _take_step(learner, program, x, y):
+def _take_step(learner, program, x, y, arrays, weighted):
     """One step by a program, on a batch that has been checked."""
     if not _take_to_change(learner):
         return BUSY
@@ -123,21 +152,23 @@ def _take_step(learner, program, x, y):
         return RATES_ENDED
     run = run_at(border.run)
     run.cursor, run.totals, border.fit_cursor = positions.cursor, positions.totals, positions.fit_cursor
-    _lay_ready(border, x, y)
+    _lay_ready(border, x, y, arrays, 2, weighted)
     status = _status_of(call(plan_at(border.plan).leaves.take_step, (program, _rate_of(learner, step))))
     learner.loss = border.loss
     _give_both_back(learner)
     return status
 
 
-@leaf(lambda T: types.intp(types.intp, types.intp))
-def embedded_train_step(handle, arrays):
-    """One step on a batch. arrays : x and y."""
+@leaf(lambda T: types.intp(types.intp, types.intp, types.intp))
+def embedded_train_step(handle, arrays, weighted):
+    """One step on a batch. arrays : x, y and, if `weighted`, weights."""
     learner, x, y = learner_at(handle), array_of(arrays, 0), array_of(arrays, 1)
     status = _check_batch(learner, x, y)
     if status == OK and x.n_rows > learner.max_batch:
         status = BATCH
-    return status if status != OK else _take_step(learner, learner.step, x, y)
+    if status == OK:
+        status = _check_weights(x, arrays, 2, weighted)
+    return status if status != OK else _take_step(learner, learner.step, x, y, arrays, weighted)
 
 
 @leaf(lambda T: types.intp(types.intp, types.intp))
@@ -147,12 +178,15 @@ def embedded_backward_step(handle, arrays):
     status = Y_SHAPE if _is_label(d_out) else _check_batch(learner, x, d_out)
     if status == OK and x.n_rows > learner.max_batch:
         status = BATCH
-    return status if status != OK else _take_step(learner, learner.step_from, x, d_out)
+    return status if status != OK else _take_step(learner, learner.step_from, x, d_out, arrays, 0)
 
 
-@leaf(lambda T: types.intp(types.intp, types.intp, types.CPointer(T)))
-def embedded_loss_and_grad(handle, arrays, grad):
-    """Loss and gradient of a batch; several learners may compute them at once. arrays : x, y and `grad`."""
+@leaf(lambda T: types.intp(types.intp, types.intp, types.CPointer(T), types.intp))
+def embedded_loss_and_grad(handle, arrays, grad, weighted):
+    """Loss and gradient of a batch; several learners may compute them at once.
+
+    arrays : x, y, `grad` and, if `weighted`, weights.
+    """
     learner, x, y, out = learner_at(handle), array_of(arrays, 0), array_of(arrays, 1), array_of(arrays, 2)
     status = _check_batch(learner, x, y)
     if status != OK:
@@ -163,10 +197,18 @@ def embedded_loss_and_grad(handle, arrays, grad):
         return OUT_SHAPE
     if not is_apart(learner, out, x) or not is_apart(learner, out, y):
         return OVERLAP
+    status = _check_weights(x, arrays, 3, weighted)
+    if status != OK:
+        return status
+    if weighted != 0:
+        if _weighs_nothing(array_of(arrays, 3)):
+            return WEIGHTS
+        if not is_apart(learner, out, array_of(arrays, 3)):
+            return OVERLAP
     if not take(learner):
         return BUSY
     border = border_at(learner.gradient)
-    _lay_ready(border, x, y)
+    _lay_ready(border, x, y, arrays, 3, weighted)
     status = _status_of(call(plan_at(border.plan).leaves.take_step, (learner.gradient, 0.0)))
     learner.loss = border.loss
     if status == OK:
@@ -189,13 +231,13 @@ def _deal_out(learner, dealing, cursor, totals, n):
     if cursor.position >= dealing.epoch_size:
         cursor.position = 0
         cursor.epoch += 1
-        totals.epoch_loss = totals.epoch_right = 0.0
+        totals.epoch_loss = totals.epoch_right = totals.epoch_weight = 0.0
 
 
 @inline
 def _train(learner, border, dealing, run, end):
     """Train until step `end`; returns the status. The loss becomes the mean over all samples that were seen."""
-    cursor, totals, total, n_seen, status = cursor_at(run.cursor), totals_at(run.totals), 0.0, 0, OK
+    cursor, totals, total, weight, status = cursor_at(run.cursor), totals_at(run.totals), 0.0, 0.0, OK
     plan = plan_at(border.plan)
     while cursor.step < end and status == OK:
         step = cursor.step
@@ -208,32 +250,36 @@ def _train(learner, border, dealing, run, end):
             run.rates, run.first_step = learner.rates, learner.first_step
             dealing.last_step = min(end, _rate_ends(learner))
         cursor.n_records = 0
-        loss_before, position_before = totals.epoch_loss, cursor.position
+        loss_before, weight_before = totals.epoch_loss, totals.epoch_weight
         status = _status_of(
             call(plan.leaves.train_steps, (border.plan, border.source, border.dealing, border.run, 0, 0, 1))
         )
         if cursor.n_records > 0:
-            total += epoch_record_of(run, 0).loss * dealing.epoch_size
-            n_seen += dealing.epoch_size
+            record = epoch_record_of(run, 0)
+            total += record.loss * record.weight
+            weight += record.weight
         total += totals.epoch_loss - loss_before
-        n_seen += cursor.position - position_before
+        weight += totals.epoch_weight - weight_before
     cursor.n_records = 0
     if status in (DIVERGED, LABELS):
         cursor.super_blocks_done = cursor.phase = cursor.task = cursor.updating = 0
         totals.step_loss = totals.step_right = 0.0
-    learner.loss = total / n_seen if n_seen > 0 else np.nan
+    learner.loss = total / weight if weight > 0.0 else np.nan
     return status
 
 
-@leaf(lambda T: types.intp(types.intp, types.intp, types.intp))
-def embedded_train(handle, arrays, n_steps):
-    """Train for some steps, as the trainer's fits do. arrays : x and y, of the whole data."""
+@leaf(lambda T: types.intp(types.intp, types.intp, types.intp, types.intp))
+def embedded_train(handle, arrays, n_steps, weighted):
+    """Train for some steps, as the trainer's fits do. arrays : x, y and, if `weighted`, weights of the whole data."""
     learner, x, y = learner_at(handle), array_of(arrays, 0), array_of(arrays, 1)
     status = _check_batch(learner, x, y)
     if status != OK:
         return status
     if (x.n_rows if learner.batch_size == 0 else min(learner.batch_size, x.n_rows)) > learner.max_batch:
         return BATCH
+    status = _check_weights(x, arrays, 2, weighted)
+    if status != OK:
+        return status
     if not _take_to_change(learner):
         return BUSY
     border, positions = border_at(learner.step), positions_at(learner.positions)
@@ -244,7 +290,7 @@ def embedded_train(handle, arrays, n_steps):
     rates = run.rates
     run.cursor, run.totals = positions.fit_cursor, positions.fit_totals
     cursor.step = _n_steps(positions)
-    _lay_ready(border, x, y)
+    _lay_ready(border, x, y, arrays, 2, weighted)
     _deal_out(learner, dealing, cursor, totals_at(positions.fit_totals), x.n_rows)
     status = _train(learner, border, dealing, run, cursor.step + max(0, n_steps))
     run.rates = rates
@@ -267,7 +313,7 @@ def embedded_reset(handle):
     cursor_at(positions.cursor).step = 0
     fit, totals = cursor_at(positions.fit_cursor), totals_at(positions.fit_totals)
     fit.step = fit.epoch = fit.position = 0
-    totals.epoch_loss = totals.epoch_right = 0.0
+    totals.epoch_loss = totals.epoch_right = totals.epoch_weight = 0.0
     _give_both_back(learner)
     return OK
 

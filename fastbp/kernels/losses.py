@@ -2,10 +2,11 @@
 
 All leaves share one signature. output, targets, d : n_samples samples of n_out values as panels of
 `panel_of(output)` samples, each with one row per output; the last panel holds what is left, its rows as long as it is
-wide. d is overwritten with the derivative of each sample's loss, times `scale`. constants : float64, those of the row.
-sums : float64, overwritten with the sum of the samples' losses and the number of right answers (0 where the loss does
-not tell). The buffers are padded to whole vectors: the padding of output and targets may be read, that of d written,
-but it never counts.
+wide. weights : one for each sample, by which the leaf of weighted samples multiplies losses, right answers and
+derivatives; the other one does not read them. d is overwritten with the derivative of each sample's loss, times
+`scale`. constants : float64, those of the row. sums : float64, overwritten with the sum of the samples' losses and the
+number of right answers (0 where the loss does not tell). The buffers are padded to whole vectors: the padding of output
+and targets may be read, that of d written, but it never counts.
 
 Errors, probabilities and logits below `root_of_tiny` count as 0 where they are multiplied: 1e-19 in float32, which is
 lost beside 1 anyway. So no product is subnormal.
@@ -46,13 +47,14 @@ VALUES, FRACTIONS, LABELS = range(3)  # kinds of targets: any number, one in [0,
 
 
 class Loss(NamedTuple):
-    """One loss: its leaf, and all that anyone else has to know of it.
+    """One loss: its leaves, for samples that count alike and for weighted ones, and all that anyone else has to know.
 
     output : the output activation that is fused into the leaf, if any: it then takes pre-activations. targets : their
     kind, which says what a decision is as well: none, one per output, one per sample. constants : what the leaf reads.
     """
 
     leaf: Leaf
+    weighted_leaf: Leaf
     output: str | None = None
     targets: int = VALUES
     constants: tuple[float, ...] = ()
@@ -60,7 +62,7 @@ class Loss(NamedTuple):
 
 def _signature(T):
     pointer, size, scalars = types.CPointer(T), types.intp, types.CPointer(types.float64)
-    return types.void(pointer, pointer, pointer, size, size, types.float64, scalars, scalars)
+    return types.void(pointer, pointer, pointer, pointer, size, size, types.float64, scalars, scalars)
 
 
 @inline
@@ -78,13 +80,57 @@ def _sum_of(total, part, last, n_last):
     return total + (part + where(first_lanes(last, n_last), last, 0.0))
 
 
+@inline
+def _weighted_sums(output, targets, weights, d, n_out, n_samples, scale, numbers, of_output):
+    """Write d, and return the lanes of the sums over weighted samples of losses and of right answers.
+
+    of_output : loss, its derivative and whether the answer is right, of vectors of outputs and targets of one place.
+    """
+    total = part = n_right = right_part = splat(load_first_pair(output, 0, 0), 0.0)
+    row = 0
+    for start in range(0, n_samples, panel_of(output)):
+        width = min(panel_of(output), n_samples - start)
+        weight = flush_factor(load_first_pair(weights, start, width))
+        for i in range(start * n_out, start * n_out + n_out * width, width):
+            loss, derivative, right = of_output(
+                load_first_pair(output, i, width), load_first_pair(targets, i, width), numbers
+            )
+            store_first_pair(d, i, flush(scale * (weight * flush_factor(derivative))), width)
+            part += where(first_lanes(total, width), weight * loss, 0.0)
+            right_part += where(first_lanes(total, width), weight * right, 0.0)
+            row += 1
+            if row % PART == 0:
+                total, part = add_part(total, part)
+                n_right, right_part = add_part(n_right, right_part)
+    return total + part, n_right + right_part
+
+
+def _weighted_leaf(name, of_output, numbers_of=no_constants):
+    """The leaf of weighted samples of a loss that is a mean over the outputs; as `_weighted_sums`."""
+
+    def loss(output, targets, weights, d, n_out, n_samples, scale, constants, sums):
+        factor, numbers = splat(load_first_pair(output, 0, 0), scale / n_out), numbers_of(constants)
+        total, right = _weighted_sums(output, targets, weights, d, n_out, n_samples, factor, numbers, of_output)
+        sums[0] = sum_lanes(total / splat(total, n_out))
+        sums[1] = sum_lanes(right)
+
+    loss.__name__ = loss.__qualname__ = f"weighted_{name}"
+    loss.__doc__ = f"As {name}, of weighted samples."
+    return leaf(_signature)(loss)
+
+
 def _loss_of_errors(name, formula, numbers_of=no_constants):
-    """The leaf of a loss that is a mean over the outputs of a function f of e = output - target.
+    """The leaves of a loss that is a mean over the outputs of a function f of e = output - target.
 
     formula : (f(e), f'(e)) from (e, numbers), with the constants.
     """
 
-    def loss(output, targets, d, n_out, n_samples, scale, constants, sums):
+    @inline
+    def of_output(output, target, numbers):
+        loss, derivative = formula(output - target, numbers)
+        return loss, derivative, splat(loss, 0.0)
+
+    def loss(output, targets, weights, d, n_out, n_samples, scale, constants, sums):
         n, numbers = n_out * n_samples, numbers_of(constants)
         factor = splat(output, scale) / splat(output, n_out)
         total = part = last = splat(output, 0.0)
@@ -97,7 +143,7 @@ def _loss_of_errors(name, formula, numbers_of=no_constants):
 
     loss.__name__ = loss.__qualname__ = name
     loss.__doc__ = f"Mean over the outputs of {formula.py_func.__doc__}"
-    return leaf(_signature)(loss)
+    return leaf(_signature)(loss), _weighted_leaf(name, of_output, numbers_of)
 
 
 @inline
@@ -124,13 +170,29 @@ def _huber(error, delta):
     return clipped * (error - half), clipped
 
 
-mse = _loss_of_errors("mse", _squared)
-mae = _loss_of_errors("mae", _absolute)
-huber = _loss_of_errors("huber", _huber, first_constant)
+mse, weighted_mse = _loss_of_errors("mse", _squared)
+mae, weighted_mae = _loss_of_errors("mae", _absolute)
+huber, weighted_huber = _loss_of_errors("huber", _huber, first_constant)
+
+
+@inline
+def _binary_cross_entropy(output, target, numbers):
+    """Loss, derivative and whether the answer is right, of logits."""
+    z, t = flush_factor(output), flush_factor(target)
+    is_positive = z > 0.0
+    power = exp_negative_factor(-absolute(z))
+    sigmoid = where(is_positive, 1.0, power) / (power + 1.0)
+    # max(z, 0) - z * t = abs(z) * weight, without inf - inf or 0 * inf.
+    weight = where(is_positive, 1.0 - t, t)
+    loss = where(weight == 0.0, 0.0, absolute(z) * weight) + log1p_unit(power)
+    return loss, sigmoid - t, where(is_positive ^ (t > 0.5), splat(z, 0.0), 1.0)
+
+
+weighted_binary_cross_entropy = _weighted_leaf("binary_cross_entropy", _binary_cross_entropy)
 
 
 @leaf(_signature)
-def binary_cross_entropy(output, targets, d, n_out, n_samples, scale, constants, sums):
+def binary_cross_entropy(output, targets, weights, d, n_out, n_samples, scale, constants, sums):
     """Mean over the outputs of log(1 + exp(z)) - z * t with logits z = output; d = (sigmoid(z) - t) * scale / n_out.
 
     sums[1] = number of outputs on their target's side: z > 0 where t > 1/2, else z <= 0.
@@ -141,15 +203,8 @@ def binary_cross_entropy(output, targets, d, n_out, n_samples, scale, constants,
     for i in range(0, n, lanes_of(output)):
         total, part = _add_last(total, part, last, i)
         n_right, right_part = _add_last(n_right, right_part, last_right, i)
-        z, t = flush_factor(load(output, i)), flush_factor(load(targets, i))
-        is_positive = z > 0.0
-        power = exp_negative_factor(-absolute(z))
-        sigmoid = where(is_positive, 1.0, power) / (power + 1.0)
-        store(d, i, factor * (sigmoid - t))
-        # max(z, 0) - z * t = abs(z) * weight, without inf - inf or 0 * inf.
-        weight = where(is_positive, 1.0 - t, t)
-        last = where(weight == 0.0, 0.0, absolute(z) * weight) + log1p_unit(power)
-        last_right = where(is_positive ^ (t > 0.5), splat(z, 0.0), 1.0)
+        last, derivative, last_right = _binary_cross_entropy(load(output, i), load(targets, i), constants)
+        store(d, i, factor * derivative)
     sums[0] = sum_lanes(_sum_of(total, part, last, n - i) / splat(total, n_out))
     sums[1] = sum_lanes(_sum_of(n_right, right_part, last_right, n - i))
 
@@ -195,7 +250,23 @@ def _cross_entropy_of_panel(output, targets, d, n_out, width, scale):
 
 
 @leaf(_signature)
-def cross_entropy(output, targets, d, n_out, n_samples, scale, constants, sums):
+def weighted_cross_entropy(output, targets, weights, d, n_out, n_samples, scale, constants, sums):
+    """As cross_entropy, of weighted samples."""
+    total = n_right = splat(load_first_pair(output, 0, 0), 0.0)
+    for start in range(0, n_samples, panel_of(output)):
+        width, first = min(panel_of(output), n_samples - start), start * n_out
+        weight = flush_factor(load_first_pair(weights, start, width))
+        loss, right = _cross_entropy_of_panel(
+            offset(output, first), offset(targets, first), offset(d, first), n_out, width, flush_factor(scale * weight)
+        )
+        total += where(first_lanes(total, width), weight * loss, 0.0)
+        n_right += where(first_lanes(total, width), weight * right, 0.0)
+    sums[0] = sum_lanes(total)
+    sums[1] = sum_lanes(n_right)
+
+
+@leaf(_signature)
+def cross_entropy(output, targets, weights, d, n_out, n_samples, scale, constants, sums):
     """log(sum(exp(z))) * sum(t) - sum(t * z) with logits z = output; d = (softmax(z) * sum(t) - t) * scale.
 
     t : probabilities, or one-hot. sums[1] = number of samples whose (first) largest output is where a target is
@@ -214,9 +285,11 @@ def cross_entropy(output, targets, d, n_out, n_samples, scale, constants, sums):
 
 
 LOSSES = {
-    "mse": Loss(mse),
-    "mae": Loss(mae),
-    "huber": Loss(huber, constants=(1.0,)),
-    "binary_cross_entropy": Loss(binary_cross_entropy, output="sigmoid", targets=FRACTIONS),
-    "cross_entropy": Loss(cross_entropy, output="softmax", targets=LABELS),
+    "mse": Loss(mse, weighted_mse),
+    "mae": Loss(mae, weighted_mae),
+    "huber": Loss(huber, weighted_huber, constants=(1.0,)),
+    "binary_cross_entropy": Loss(
+        binary_cross_entropy, weighted_binary_cross_entropy, output="sigmoid", targets=FRACTIONS
+    ),
+    "cross_entropy": Loss(cross_entropy, weighted_cross_entropy, output="softmax", targets=LABELS),
 }

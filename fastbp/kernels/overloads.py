@@ -194,20 +194,39 @@ def _layouts_of_batch(function, x, y):
     return *_layouts(x), _COLUMN if is_column else _layouts(y)[0]
 
 
-def train_step(learner, x, y):
+def _weights_of(function, weight):
+    """The layouts of weights: of none, or of one for each sample."""
+    if weight is None or isinstance(weight, (types.NoneType, types.Omitted)):
+        return ()
+    if not isinstance(weight, types.Array) or weight.ndim != 1 or weight.dtype not in (types.float32, types.float64):
+        raise TypingError(
+            f"embed.{function}: weight must be an array of 1 dimension of float32 or float64, one for each sample, "
+            f"got {weight}"
+        )
+    return (_COLUMN,)
+
+
+def train_step(learner, x, y, weight=None):
     """Type `embed.train_step`."""
     _, is_ours = stamp_of(learner, "train_step", (LEARNER_KIND,))
-    table = _table_of(_layouts_of_batch("train_step", x, y))
+    of_weight = _weights_of("train_step", weight)
+    table = _table_of((*_layouts_of_batch("train_step", x, y), *of_weight))
     if not is_ours:
-        return lambda learner, x, y: MOVED
+        return lambda learner, x, y, weight=None: MOVED
 
-    def train_step(learner, x, y):
+    def train_step(learner, x, y, weight=None):
         place = address_of_array(learner)
         if learner.shape[0] != _LEARNER_SIZE or learner_at(place).self != place:
             return MOVED
-        return call(learner_at(place).embedded_train_step, (place, table((x, y))))
+        return call(learner_at(place).embedded_train_step, (place, table((x, y)), 0))
 
-    return train_step
+    def weighted_train_step(learner, x, y, weight=None):
+        place = address_of_array(learner)
+        if learner.shape[0] != _LEARNER_SIZE or learner_at(place).self != place:
+            return MOVED
+        return call(learner_at(place).embedded_train_step, (place, table((x, y, weight)), 1))
+
+    return weighted_train_step if of_weight else train_step
 
 
 def backward_step(learner, x, d_out):
@@ -227,27 +246,35 @@ def backward_step(learner, x, d_out):
     return backward_step
 
 
-def loss_and_grad(learner, x, y, grad):
+def loss_and_grad(learner, x, y, grad, weight=None):
     """Type `embed.loss_and_grad`."""
     dtype, is_ours = stamp_of(learner, "loss_and_grad", (LEARNER_KIND,))
     layouts = _layouts_of_batch("loss_and_grad", x, y)
     if not isinstance(grad, types.Array) or grad.ndim != 1:
         raise TypingError(f"embed.loss_and_grad: grad must be an array of 1 dimension, got {grad}")
     _check_output("loss_and_grad", "grad", grad, dtype)
-    table = _table_of((*layouts, _ROW))
+    of_weight = _weights_of("loss_and_grad", weight)
+    table = _table_of((*layouts, _ROW, *of_weight))
     if not is_ours:
-        return lambda learner, x, y, grad: MOVED
+        return lambda learner, x, y, grad, weight=None: MOVED
 
-    def loss_and_grad(learner, x, y, grad):
+    def loss_and_grad(learner, x, y, grad, weight=None):
         place = address_of_array(learner)
         if learner.shape[0] != _LEARNER_SIZE or learner_at(place).self != place:
             return MOVED
-        return call(learner_at(place).embedded_loss_and_grad, (place, table((x, y, grad)), address_of_array(grad)))
+        return call(learner_at(place).embedded_loss_and_grad, (place, table((x, y, grad)), address_of_array(grad), 0))
 
-    return loss_and_grad
+    def weighted_loss_and_grad(learner, x, y, grad, weight=None):
+        place = address_of_array(learner)
+        if learner.shape[0] != _LEARNER_SIZE or learner_at(place).self != place:
+            return MOVED
+        arrays = table((x, y, grad, weight))
+        return call(learner_at(place).embedded_loss_and_grad, (place, arrays, address_of_array(grad), 1))
+
+    return weighted_loss_and_grad if of_weight else loss_and_grad
 
 
-def train(learner, x, y, n_steps):
+def train(learner, x, y, n_steps, weight=None):
     """Type `embed.train`."""
     _, is_ours = stamp_of(learner, "train", (LEARNER_KIND,))
     layouts = _layouts_of_batch("train", x, y)
@@ -255,17 +282,24 @@ def train(learner, x, y, n_steps):
         raise TypingError(f"embed.train: x must have 2 dimensions, got {x}")
     if not isinstance(n_steps, types.Integer):
         raise TypingError(f"embed.train: n_steps must be an integer, got {n_steps}")
-    table = _table_of(layouts)
+    of_weight = _weights_of("train", weight)
+    table = _table_of((*layouts, *of_weight))
     if not is_ours:
-        return lambda learner, x, y, n_steps: MOVED
+        return lambda learner, x, y, n_steps, weight=None: MOVED
 
-    def train(learner, x, y, n_steps):
+    def train(learner, x, y, n_steps, weight=None):
         place = address_of_array(learner)
         if learner.shape[0] != _LEARNER_SIZE or learner_at(place).self != place:
             return MOVED
-        return call(learner_at(place).embedded_train, (place, table((x, y)), n_steps))
+        return call(learner_at(place).embedded_train, (place, table((x, y)), n_steps, 0))
 
-    return train
+    def weighted_train(learner, x, y, n_steps, weight=None):
+        place = address_of_array(learner)
+        if learner.shape[0] != _LEARNER_SIZE or learner_at(place).self != place:
+            return MOVED
+        return call(learner_at(place).embedded_train, (place, table((x, y, weight)), n_steps, 1))
+
+    return weighted_train if of_weight else train
 
 
 def reset(learner):

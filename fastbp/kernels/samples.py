@@ -7,11 +7,22 @@ are data, which lie in the records of `tables`.
 from numba import types
 
 from fastbp._jit import inline, leaf
-from fastbp.kernels.calls import call
+from fastbp.kernels.calls import call, int64_at
+from fastbp.kernels.gather import FLOAT32, read_float32, read_float64
 from fastbp.kernels.noise import INPUT_NOISE, key_of
 from fastbp.kernels.products.dense import dense
 from fastbp.kernels.products.gradient import gradient_without_lists, keep_for_gradient
-from fastbp.kernels.tables import LOSS_SUMS_BYTES, layer_of, loss_sums_of, plan_at, source_at
+from fastbp.kernels.tables import (
+    LOSS_SUMS_BYTES,
+    cursor_at,
+    dealing_at,
+    layer_of,
+    loss_sums_of,
+    plan_at,
+    run_at,
+    source_at,
+    totals_at,
+)
 
 
 @leaf(lambda T: types.void(types.intp, types.intp, types.intp, types.intp))
@@ -67,23 +78,39 @@ def loss_block(plan, source, start, n, scale, sums):
     if plan.leaves.smooth != 0:
         factor, share = plan.shaping.smoothing_factor, plan.shaping.smoothing_share
         call(plan.leaves.smooth, (targets, n * n_out, factor, share))
+    weights = plan.scratch.weights
+    if source.w != 0:
+        call(plan.leaves.gather, (source.w, source.w_row, 0, source.w_dtype, rows, n, 1, weights,
+                                  plan.scratch.row_addresses, plan.scratch.cast))  # fmt: skip
     output, unit = last.h_out + start * n_out * plan.sizes.itemsize, plan.sizes.loss_unit
     for s in range(0, n, unit):
         here = s * n_out * plan.sizes.itemsize
-        call(
-            plan.leaves.loss,
-            (
-                output + here,
-                targets + here,
-                plan.scratch.d + here,
-                n_out,
-                min(unit, n - s),
-                scale,
-                plan.loss_constants,
-                sums + s // unit * LOSS_SUMS_BYTES,
-            ),
-        )
+        arguments = (output + here, targets + here, weights + s * plan.sizes.itemsize, plan.scratch.d + here, n_out,
+                     min(unit, n - s), scale, plan.loss_constants, sums + s // unit * LOSS_SUMS_BYTES)  # fmt: skip
+        if source.w != 0:
+            call(plan.leaves.weighted_loss, arguments)
+        else:
+            call(plan.leaves.loss, arguments)
     return n_outside
+
+
+@leaf(lambda T: types.void(types.intp, types.intp, types.intp, types.intp, types.intp))
+def weigh_batch(plan, source, dealing, run, n):
+    """Write the sum of the weights of a batch of n samples, one after the other, to the totals of a run.
+
+    run : address of the table.
+    """
+    plan, source, dealing, run = plan_at(plan), source_at(source), dealing_at(dealing), run_at(run)
+    cursor, rows, total = cursor_at(run.cursor), plan.scratch.rows, 0.0
+    for start in range(0, n, plan.sizes.block):
+        n_block = min(plan.sizes.block, n - start)
+        order = rows, cursor.position + start, n_block, source.n_samples, dealing.shuffle, dealing.seed, cursor.epoch
+        call(plan.leaves.order, order)
+        row = int64_at(rows)
+        for i in range(n_block):
+            place = source.w + row[i] * source.w_row
+            total += read_float32(place) if source.w_dtype == FLOAT32 else read_float64(place)
+    totals_at(run.totals).step_weight = total
 
 
 @leaf(lambda T: types.intp(types.intp, types.intp, types.intp, types.intp, types.float64, types.intp))

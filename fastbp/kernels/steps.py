@@ -53,13 +53,13 @@ def take_step(border, rate):
     dealing.shuffle = dealing.seed = 0
     cursor.epoch = cursor.position = cursor.n_records = 0
     cursor.super_blocks_done = cursor.phase = cursor.task = 0
-    totals.epoch_loss = totals.epoch_right = totals.step_loss = totals.step_right = 0.0
+    totals.epoch_loss = totals.epoch_right = totals.epoch_weight = totals.step_loss = totals.step_right = 0.0
     before, cursor.step = cursor.step, n_steps
     status = call(plan.leaves.train_steps, (border.plan, border.source, border.dealing, border.run, 0, 0, 1))
     if status in (STEP_LIMIT, OVERFLOWED):
         border.loss = epoch_record_of(run, 0).loss
         return status
-    border.loss = totals.step_loss / n
+    border.loss = totals.step_loss / totals.step_weight
     cursor.step = before
     cursor.super_blocks_done = cursor.phase = cursor.task = cursor.updating = 0
     totals.step_loss = totals.step_right = 0.0

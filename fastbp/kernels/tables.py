@@ -48,6 +48,7 @@ LEAVES = np.dtype(
             *("dense_of_lists", "list_nonzeros", "multiply_nonzeros", "narrow_gradient", "add_rows", "add_parts"),
             # samples in and out, and their losses
             *("order", "gather", "labels", "panels_to_rows", "panels_to_features", "copy", "loss"),
+            *("weighted_loss", "weigh_batch"),
             # parameters
             *("update", "coefficients", "shrink", "flush_rows"),
             # what shapes a step beside them
@@ -75,6 +76,7 @@ SCRATCH = np.dtype(
         ("d", ADDRESS),  # derivatives of a block, of the widest layer
         ("d_other", ADDRESS),  # as d: those of the layer before
         ("targets", ADDRESS),  # of a block, in panels
+        ("weights", ADDRESS),  # of a block
         ("rows", ADDRESS),  # int64 row numbers of a block's samples
         ("row_addresses", ADDRESS),  # of `gather_rows`
         ("cast", ADDRESS),  # of `gather_rows`
@@ -233,6 +235,9 @@ SOURCE = np.dtype(
         ("y_column", COUNT),
         ("y_dtype", COUNT),
         ("y_is_label", COUNT),  # whether y is one integer class per sample
+        ("w", ADDRESS),  # weights of the samples, or 0 if all count alike
+        ("w_row", COUNT),
+        ("w_dtype", COUNT),
         ("n_samples", COUNT),
     ],
     align=True,
@@ -290,10 +295,12 @@ LOSS_SUMS = np.dtype([("loss", VALUE), ("right", VALUE)], align=True)
 # Sums over the samples of the present epoch, and of the present step.
 TOTALS = np.dtype(
     [
-        ("epoch_loss", VALUE),
+        ("epoch_loss", VALUE),  # each sample's times its weight
         ("epoch_right", VALUE),
+        ("epoch_weight", VALUE),  # of the samples
         ("step_loss", VALUE),
         ("step_right", VALUE),
+        ("step_weight", VALUE),  # of the whole batch, from the step's beginning on
         ("gradient_norm", VALUE),  # of the present step, where it is clipped
         ("call_cycles", VALUE),  # of the last call
     ],
@@ -305,6 +312,7 @@ RECORD = np.dtype(
     [
         ("loss", VALUE),
         ("right", VALUE),
+        ("weight", VALUE),  # of its samples
         ("step", VALUE),  # steps so far
         ("cycles", VALUE),  # since the call began
     ],

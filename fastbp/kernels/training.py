@@ -56,7 +56,7 @@ def _samples_tasks(plan, source, dealing, run, first, last, stride, batch, n):
     """
     cursor, label_flags, block = cursor_at(run.cursor), int64_at(run.label_flags), plan.sizes.block
     plan.shaping.step, plan.shaping.first = cursor.step, cursor.super_blocks_done * plan.sizes.super_block
-    position = cursor.position + plan.shaping.first
+    position, scale = cursor.position + plan.shaping.first, 1.0 / totals_at(run.totals).step_weight
     for task in range(first, last, stride):
         start = task * block
         n_block = min(block, n - start)
@@ -75,7 +75,7 @@ def _samples_tasks(plan, source, dealing, run, first, last, stride, batch, n):
         sums = run.unit_sums + start // plan.sizes.loss_unit * LOSS_SUMS_BYTES
         call(plan.leaves.forward_block, (address_of(plan), address_of(source), start, n_block))
         label_flags[task] = call(
-            plan.leaves.loss_block, (address_of(plan), address_of(source), start, n_block, 1.0 / batch, sums)
+            plan.leaves.loss_block, (address_of(plan), address_of(source), start, n_block, scale, sums)
         )
         call(plan.leaves.backward_block, (address_of(plan), start, n_block, batch))
         if plan.leaves.gradient_block != 0:
@@ -153,15 +153,16 @@ def _end_epoch(dealing, run, start_cycles):
     """Record the epoch, open the next one, and ask the stop rules. Returns the status to go on with."""
     cursor, totals = cursor_at(run.cursor), totals_at(run.totals)
     record = epoch_record_of(run, cursor.n_records)
-    loss = totals.epoch_loss / dealing.epoch_size
+    loss = totals.epoch_loss / totals.epoch_weight
     record.loss = loss
-    record.right = totals.epoch_right / dealing.epoch_size
+    record.right = totals.epoch_right / totals.epoch_weight
+    record.weight = totals.epoch_weight
     record.step = cursor.step
     record.cycles = cycle_counter() - start_cycles
     cursor.n_records += 1
     cursor.epoch += 1
     cursor.position = 0
-    totals.epoch_loss = totals.epoch_right = 0.0
+    totals.epoch_loss = totals.epoch_right = totals.epoch_weight = 0.0
     rule = _check_rules(run, loss)
     if rule >= 0:
         cursor.stop_rule = rule
@@ -172,21 +173,24 @@ def _end_epoch(dealing, run, start_cycles):
 
 
 @inline
-def _end_step(plan, dealing, run, batch, start_cycles):
-    """Count the step and its loss. Returns the status to go on with: PAUSED while nothing ends the call."""
+def _end_step(dealing, run, batch, n_bad, start_cycles):
+    """Count the step and its loss. Returns the status to go on with: PAUSED while nothing ends the call.
+
+    n_bad : updates that left a parameter not finite.
+    """
     cursor, totals = cursor_at(run.cursor), totals_at(run.totals)
     cursor.step += 1
     cursor.position += batch
     cursor.super_blocks_done = 0
     totals.epoch_loss += totals.step_loss
     totals.epoch_right += totals.step_right
+    totals.epoch_weight += totals.step_weight
     totals.step_loss = totals.step_right = 0.0
-    overflowed = _sum_of_flags(run.update_flags, plan.n_tasks) > 0
     status = STEP_LIMIT if cursor.step == dealing.last_step else PAUSED
     if cursor.position == dealing.epoch_size:
         status = _end_epoch(dealing, run, start_cycles)
     publish(int64_at(run.cursor), _UPDATING, 0)
-    return OVERFLOWED if overflowed else status
+    return OVERFLOWED if n_bad > 0 else status
 
 
 @inline
@@ -210,7 +214,7 @@ def _end_gradient(plan, run, batch):
     for place in range(0, N_SUMS * plan.shaping.n_sums, N_SUMS):
         penalty += sums[place + PENALTY]
         squares += sums[place + SQUARES]
-    totals.step_loss += penalty * batch
+    totals.step_loss += penalty * totals.step_weight
     totals.gradient_norm = np.sqrt(squares)
     return PAUSED if plan.leaves.clipped_update == 0 or np.isfinite(squares) else GRADIENT_DIVERGED
 
@@ -246,7 +250,20 @@ def _end_phase(plan, dealing, run, n_tasks, batch, n, is_last, start_cycles):
     if cursor.phase != SAMPLES_PHASE:
         return status
     cursor.super_blocks_done += 1
-    return _end_step(plan, dealing, run, batch, start_cycles) if is_last else PAUSED
+    if not is_last:
+        return PAUSED
+    return _end_step(dealing, run, batch, _sum_of_flags(run.update_flags, plan.n_tasks), start_cycles)
+
+
+@inline
+def _begin_step(plan, source, dealing, run, batch):
+    """Weigh the batch. Returns whether there is anything to learn from it."""
+    totals = totals_at(run.totals)
+    totals.step_weight = batch
+    if source.w != 0:
+        place = address_of(source), address_of(dealing), address_of(run)
+        call(plan.leaves.weigh_batch, (address_of(plan), place[0], place[1], place[2], batch))
+    return totals.step_weight != 0.0
 
 
 @inline
@@ -255,6 +272,13 @@ def _advance(plan, source, dealing, run, sync, worker, n_workers, start_cycles):
     cursor, n_meetings = cursor_at(run.cursor), 0
     while cursor.spent < dealing.budget and cursor.n_records < run.n_records:
         batch = min(dealing.batch_size, dealing.epoch_size - cursor.position)
+        is_begin = cursor.phase == SAMPLES_PHASE and cursor.super_blocks_done == 0 and cursor.task == 0
+        if is_begin and not _begin_step(plan, source, dealing, run, batch):
+            cursor.spent += dealing.block_cost
+            status = _end_step(dealing, run, batch, 0, start_cycles)
+            if status != PAUSED:
+                return status
+            continue
         done = cursor.super_blocks_done * plan.sizes.super_block
         n = min(plan.sizes.super_block, batch - done)
         is_last = done + n == batch

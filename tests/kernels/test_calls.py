@@ -34,16 +34,20 @@ def handle_of(kind):
 
 
 NETWORK, LEARNER, ROWS = handle_of(overloads.NETWORK_KIND), handle_of(overloads.LEARNER_KIND), types.float32[:, ::1]
-# The arguments of each function of `embed`.
+ROW = types.float32[::1]
+# The arguments of each function of `embed`; with a space, the same of weighted samples.
 EMBEDDED = {
     "predict": (NETWORK, ROWS, ROWS),
     "_predict_sample": (NETWORK, types.float32[::1], types.float32[::1]),
     "vjp": (NETWORK, ROWS, ROWS, ROWS),
     "jvp": (NETWORK, ROWS, ROWS, ROWS),
-    "train_step": (LEARNER, ROWS, ROWS),
+    "train_step": (LEARNER, ROWS, ROWS, types.none),
+    "train_step ": (LEARNER, ROWS, ROWS, ROW),
     "backward_step": (LEARNER, ROWS, ROWS),
-    "loss_and_grad": (LEARNER, ROWS, ROWS, types.float32[::1]),
-    "train": (LEARNER, ROWS, ROWS, types.intp),
+    "loss_and_grad": (LEARNER, ROWS, ROWS, ROW, types.none),
+    "loss_and_grad ": (LEARNER, ROWS, ROWS, ROW, ROW),
+    "train": (LEARNER, ROWS, ROWS, types.intp, types.none),
+    "train ": (LEARNER, ROWS, ROWS, types.intp, ROW),
     "reset": (LEARNER,),
     "set_learning_rate": (LEARNER, types.float64),
 }
@@ -58,6 +62,7 @@ def leaves_of_fields():
     of_handles = [name for name in (*HANDLE.names, *LEARNER_TABLE.names) if name.startswith("embedded_")]
     by_field = {name: set() for name in (*LEAVES.names, *of_handles, "activation", "derivative", "has_bad")}
     chosen = {"loss": {loss.leaf for loss in LOSSES.values()}}
+    chosen["weighted_loss"] = {loss.weighted_leaf for loss in LOSSES.values()}
     chosen["activation"] = {activation.forward for activation in ACTIVATIONS.values()}
     chosen["derivative"] = {activation.backward for activation in ACTIVATIONS.values()}
     for name in Rule._fields:
@@ -87,7 +92,7 @@ def typed_functions():
         plain.compile(arguments(np.dtype("float32")))
         yield next(iter(plain.overloads.values())).type_annotation
     for name, arguments in EMBEDDED.items():
-        function = getattr(overloads, name)
+        function = getattr(overloads, name.strip())
         plain = numba.njit(error_model="numpy")(function if name.startswith("_") else function(*arguments))
         plain.compile(arguments)
         yield next(iter(plain.overloads.values())).type_annotation

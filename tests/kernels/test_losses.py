@@ -26,12 +26,14 @@ def padded(matrix, at_start=False):
     return guarded(np.concatenate([panels, np.full(padding, np.nan, matrix.dtype)]), at_start)
 
 
-def run(name, output, targets, scale=1.0, at_start=False):
+def run(name, output, targets, scale=1.0, at_start=False, weights=None):
     """(d as panels, sum of the losses, number of right answers) for matrices of outputs and targets."""
     n_samples, n_out = output.shape
     d, sums = padded(np.full_like(output, 77), at_start), guarded(np.full(2, 77.0), at_start)
     arrays = padded(output, at_start), padded(targets, at_start)
-    compare(name, *arrays, d, n_out, n_samples, scale, sums)
+    if weights is not None:
+        weights = padded(weights[:, np.newaxis], at_start)
+    compare(name, *arrays, d, n_out, n_samples, scale, sums, weights)
     return d[: output.size], *sums
 
 
@@ -76,6 +78,23 @@ def test_loss_and_derivative_any_size_equal_reference(name, dtype, n_out, at_sta
         scale = np.abs(expected_d).max() + 1 / z.size
         np.testing.assert_allclose(d, panels_of(expected_d.astype(dtype)), rtol=0, atol=RTOL[dtype] * scale)
         np.testing.assert_allclose(total, expected_total, rtol=RTOL[dtype], atol=RTOL[dtype])
+
+
+@needs_guard_pages
+@pytest.mark.parametrize("at_start", [False, True])
+@pytest.mark.parametrize("n_out", [1, 3, 10])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_weighted_samples_count_as_much_as_their_weights(name, dtype, n_out, at_start):
+    for n_samples in sample_counts(dtype):
+        output, targets = problem(name, n_samples, n_out, dtype)
+        weights = np.random.default_rng(n_samples).integers(0, 4, n_samples).astype(dtype) / 2
+        d, total, right = run(name, output, targets, 0.25, at_start, weights)
+        alone = [run(name, output[[i]], targets[[i]]) for i in range(n_samples)]
+        expected = np.array([weight * each[0] / 4 for weight, each in zip(weights, alone, strict=True)], dtype)
+        np.testing.assert_allclose(d, panels_of(expected), rtol=0, atol=RTOL[dtype] * (np.abs(expected).max() + 1))
+        sums = [np.sum([w * each[k] for w, each in zip(weights, alone, strict=True)]) for k in (1, 2)]
+        np.testing.assert_allclose([total, right], sums, rtol=RTOL[dtype], atol=RTOL[dtype])
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
