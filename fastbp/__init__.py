@@ -1,6 +1,6 @@
 """fastbp trains dense neural networks on a CPU at the machine's arithmetic limit."""
 
-from fastbp import schedules
+from fastbp import activations, losses, schedules
 from fastbp._version import __version__ as __version__
 from fastbp.errors import DivergenceError
 from fastbp.history import History
@@ -32,6 +32,8 @@ __all__ = [
     "TargetLoss",
     "TimeLimit",
     "Trainer",
+    "activations",
+    "losses",
     "precompile",
     "schedules",
     "show_versions",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastbp import activations, losses
+from fastbp.choices import Choice
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
 from fastbp.layout import Layout
@@ -15,13 +18,22 @@ from fastbp.names import name_of, nearest
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Architecture", "architecture_of"]
+    from fastbp.kernels.activations import Activation
+    from fastbp.kernels.losses import Loss
+
+__all__ = ["Architecture", "activation_of", "architecture_of", "loss_of"]
+
+_ACTIVATION_CHOICES = activations.LeakyReLU, activations.ELU
+_LOSS_CHOICES = losses.Huber, losses.Quantile
 
 _DTYPES = ("float32", "float64")
 
 
 class Architecture(NamedTuple):
-    """What a model is apart from its numbers: the layout, one activation per layer, the loss, the dtype."""
+    """What a model is apart from its numbers: the layout, one activation per layer, the loss, the dtype.
+
+    Names with an option have it in parentheses, as `Choice` writes them.
+    """
 
     layout: Layout
     activations: tuple[str, ...]
@@ -29,8 +41,50 @@ class Architecture(NamedTuple):
     dtype: np.dtype[Any]
 
 
+@functools.cache
+def activation_of(name: str) -> Activation:
+    """Return the row of an activation of an `Architecture`, with its option as the constant."""
+    known, option = _parts(name)
+    row = ACTIVATIONS[known]
+    return row if option is None else row._replace(constants=(float(option),))
+
+
+@functools.cache
+def loss_of(name: str) -> Loss:
+    """Return the row of a loss of an `Architecture`, with its option as the constant."""
+    known, option = _parts(name)
+    row = LOSSES[known]
+    return row if option is None else row._replace(constants=(float(option),))
+
+
+def _parts(name: str) -> tuple[str, str | None]:
+    """Return a name without its option, and that."""
+    known, _, option = name.partition("(")
+    return known, option.removesuffix(")") if option else None
+
+
+def _split(given: object, choices: tuple[type[Choice], ...], what: str) -> tuple[object, str]:
+    """Return what a user passes for a name, and its option in parentheses, checked; the name is not."""
+    text = str(given) if isinstance(given, Choice) else given
+    if not isinstance(text, str) or not text.endswith(")"):
+        return text, ""
+    known, option = _parts(text)
+    choice = {choice._name: choice for choice in choices}.get(known)
+    if choice is None:
+        return text, ""  # nobody knows that name
+    try:
+        value = float(option or "")
+    except ValueError:
+        raise ValueError(f"{what} must have a number in parentheses, such as {choice()!r}, got {text!r}") from None
+    return known, str(choice(value)).removeprefix(known)  # type: ignore[call-arg]
+
+
 def architecture_of(
-    sizes: Sequence[int], activation: str | Sequence[str], output: str, loss: str | None, dtype: npt.DTypeLike
+    sizes: Sequence[int],
+    activation: str | Choice | Sequence[str | Choice],
+    output: str | Choice,
+    loss: str | Choice | None,
+    dtype: npt.DTypeLike,
 ) -> Architecture:
     """Return the architecture that `MLP`'s parameters of these names describe.
 
@@ -40,13 +94,13 @@ def architecture_of(
         Naming the argument, what was expected and what was passed.
     """
     layout = Layout(sizes)
-    activations = (*_hidden_activations(activation, layout.n_layers - 1), _output_activation(output, layout.sizes[-1]))
+    names = (*_hidden_activations(activation, layout.n_layers - 1), _output_activation(output, layout.sizes[-1]))
     number = _dtype_of(dtype)
-    return Architecture(layout, activations, _loss_of(loss, activations[-1]), number)
+    return Architecture(layout, names, _loss_of(loss, names[-1]), number)
 
 
-def _hidden_activations(activation: str | Sequence[str], n_hidden: int) -> tuple[str, ...]:
-    if isinstance(activation, str):
+def _hidden_activations(activation: str | Choice | Sequence[str | Choice], n_hidden: int) -> tuple[str, ...]:
+    if isinstance(activation, (str, Choice)):
         return (_hidden_activation(activation, "activation"),) * n_hidden
     if not isinstance(activation, Sequence):
         raise TypeError(f"activation must be a str or a sequence of str, got {type(activation).__name__}")
@@ -56,15 +110,17 @@ def _hidden_activations(activation: str | Sequence[str], n_hidden: int) -> tuple
     return tuple(_hidden_activation(name, f"activation[{i}]") for i, name in enumerate(names))
 
 
-def _hidden_activation(name: object, what: str) -> str:
+def _hidden_activation(given: object, what: str) -> str:
+    name, option = _split(given, _ACTIVATION_CHOICES, what)
     known = [known for known, entry in ACTIVATIONS.items() if entry.is_hidden]
     if isinstance(name, str) and (meant := nearest(name, ACTIVATIONS)) is not None and meant not in known:
         raise ValueError(f"{what} must be one of {', '.join(map(repr, known))}, got {name!r}, which is for output only")
-    return name_of(name, known, what)
+    return name_of(name, known, what) + option
 
 
 def _output_activation(output: object, n_out: int) -> str:
-    name = name_of(output, ACTIVATIONS, "output")
+    given, option = _split(output, _ACTIVATION_CHOICES, "output")
+    name = name_of(given, ACTIVATIONS, "output") + option
     if name == "softmax" and n_out == 1:
         raise ValueError(
             "output='softmax' needs one output per class, at least two: for one that tells two classes apart use "
@@ -73,7 +129,8 @@ def _output_activation(output: object, n_out: int) -> str:
     return name
 
 
-def _loss_of(loss: object, output: str) -> str:
+def _loss_of(given: object, output: str) -> str:
+    loss, option = _split(given, _LOSS_CHOICES, "loss")
     fused = next((name for name, entry in LOSSES.items() if entry.output == output), None)
     if loss is None:
         return fused or "mse"
@@ -86,7 +143,7 @@ def _loss_of(loss: object, output: str) -> str:
         raise ValueError(
             f"loss with output {output!r} must be one of {', '.join(map(repr, permitted))}, got {name!r}{hint}"
         )
-    return name
+    return name + option
 
 
 def _dtype_of(dtype: npt.DTypeLike) -> np.dtype[Any]:

@@ -7,12 +7,15 @@ Data of a supported dtype is never copied, and what is checked is what the kerne
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from fastbp.blocks import first_bad, numbers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["features", "output", "parameters", "targets"]
 
@@ -68,7 +71,7 @@ def targets(
     dtype: npt.DTypeLike,
     classes: bool,
     name: str = "y",
-    binary: bool = False,
+    permitted: str | None = None,
 ) -> tuple[Array, bool]:
     """Return `y` as labels of shape (n_samples,) or values of shape (n_samples, n_out), and whether it is labels.
 
@@ -89,8 +92,8 @@ def targets(
         Whether the output is a softmax over classes.
     name : str
         The argument's name, for messages.
-    binary : bool
-        Whether values must lie in [0, 1] (binary cross-entropy).
+    permitted : {"fractions", "counts", "signs"}, optional
+        Whether values must lie in [0, 1] (binary cross-entropy), be no less than 0 (Poisson), or be -1 or 1 (hinge).
 
     Returns
     -------
@@ -105,7 +108,7 @@ def targets(
     ValueError
         If the number of samples or the shape is another, or a value is NaN, infinite or not permitted.
     """
-    given = _own_view(y, name, hint_kinds="OSTU" if classes or binary else "STU")
+    given = _own_view(y, name, hint_kinds="OSTU" if classes or permitted in ("fractions", "signs") else "STU")
     if given.ndim >= 1 and given.shape[0] != n_samples:
         raise ValueError(f"{name} must have as many samples as its x: expected {n_samples}, got {given.shape[0]}")
     if classes and given.shape in ((n_samples,), (n_samples, 1)):
@@ -118,8 +121,8 @@ def targets(
     _check_finite(array, given, np.dtype(dtype), name)
     if classes:
         _check_probabilities(array, name)
-    elif binary:
-        _check_binary(array, name)
+    elif permitted is not None:
+        _check_permitted(array, permitted, name)
     return array, False
 
 
@@ -290,10 +293,18 @@ def _check_probabilities(array: Array, name: str) -> None:
         )
 
 
-def _check_binary(array: Array, name: str) -> None:
-    index = first_bad(array, lambda block: (block >= 0) & (block <= 1))
+_PERMITTED: dict[str, tuple[str, Callable[[Array], npt.NDArray[np.bool_]]]] = {
+    "fractions": ("lie in [0, 1] for binary cross-entropy", lambda block: (block >= 0) & (block <= 1)),
+    "counts": ("be 0 or more for the Poisson loss", lambda block: block >= 0),
+    "signs": ("be -1 or 1 for the hinge loss (of classes 0 and 1: 2 * y - 1)", lambda block: abs(block) == 1),
+}
+
+
+def _check_permitted(array: Array, permitted: str, name: str) -> None:
+    expected, is_right = _PERMITTED[permitted]
+    index = first_bad(array, is_right)
     if index is not None:
-        raise ValueError(f"{name} must lie in [0, 1] for binary cross-entropy, got {array[index]!s} in row {index[0]}")
+        raise ValueError(f"{name} must {expected}, got {array[index]!s} in row {index[0]}")
 
 
 def _target_shapes(n_out: int, classes: bool) -> str:

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbp import arrays, checks, evaluation
-from fastbp.architecture import architecture_of
+from fastbp.architecture import activation_of, architecture_of
 from fastbp.handles import network_handles
 from fastbp.initializers import initialize
-from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.network import Network
 from fastbp.optimizers import Adam, Optimizer
 from fastbp.run import Run
@@ -21,6 +20,7 @@ from fastbp.workers import checked_threads
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from fastbp.choices import Choice
     from fastbp.history import History
     from fastbp.layout import Views
     from fastbp.regularization import Regularizer
@@ -40,13 +40,16 @@ class MLP:
         Widths ``[n_features, ..., n_out]``, at least two entries. Two make a linear or logistic regression.
     activation : str or sequence of str, default "relu"
         One name for all hidden layers, or one per hidden layer: identity, sigmoid, tanh, relu, leaky_relu (slope 0.01),
-        elu (alpha 1), selu, gelu (exact), silu, softplus.
+        elu (alpha 1), selu, gelu (exact), silu, mish, softplus, hard_tanh. With another slope or alpha:
+        ``"leaky_relu(0.2)"`` or ``activations.LeakyReLU(0.2)``.
     output : str, default "identity"
-        Activation of the last layer: any of these, or softmax, which needs an output per class, two at least.
+        Activation of the last layer: any of these, or exp, or softmax, which needs an output per class, two at least.
     loss : str, optional
-        mse, mae, huber (delta 1), each the mean over samples and outputs, with any output but softmax;
-        binary_cross_entropy (mean over samples and outputs) with sigmoid; cross_entropy with softmax. By default
-        cross_entropy for softmax, binary_cross_entropy for sigmoid, else mse.
+        mse, mae, huber (delta 1), log_cosh, quantile (q 0.5), hinge (of targets -1 and 1), each the mean over samples
+        and outputs, with any output but softmax; binary_cross_entropy (mean over samples and outputs) with sigmoid;
+        poisson (``output - y * log(output)``, mean over samples and outputs) with exp; cross_entropy with softmax. With
+        another delta or q: ``"huber(2.0)"`` or ``losses.Huber(2.0)``. By default cross_entropy for softmax,
+        binary_cross_entropy for sigmoid, poisson for exp, else mse.
     init : str or array_like of shape (n_params,), default "auto"
         How weights start (`fastbp.initializers`), or all parameters. Biases start at 0.
     dtype : {"float32", "float64"}
@@ -95,10 +98,10 @@ class MLP:
     def __init__(
         self,
         sizes: Sequence[int],
-        activation: str | Sequence[str] = "relu",
-        output: str = "identity",
+        activation: str | Choice | Sequence[str | Choice] = "relu",
+        output: str | Choice = "identity",
         *,
-        loss: str | None = None,
+        loss: str | Choice | None = None,
         init: str | npt.ArrayLike = "auto",
         dtype: npt.DTypeLike = "float32",
         seed: int | None = None,
@@ -106,7 +109,7 @@ class MLP:
         checks.first_initialisation(self, "_network")
         architecture = architecture_of(sizes, activation, output, loss, dtype)
         self.seed = checks.seed_of(seed)
-        defaults = [ACTIVATIONS[name].initializer for name in architecture.activations]
+        defaults = [activation_of(name).initializer for name in architecture.activations]
         generator = np.random.default_rng(self.seed)
         params = initialize(init, architecture.layout.sizes, defaults, architecture.dtype, generator)
         self._network = Network(architecture, params)

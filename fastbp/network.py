@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbp import arrays
+from fastbp.architecture import loss_of
 from fastbp.buffers import aligned_copy
-from fastbp.kernels.losses import FRACTIONS, LABELS, LOSSES, VALUES
+from fastbp.kernels.losses import COUNTS, FRACTIONS, LABELS, SIGNS
 from fastbp.program import Programs
 from fastbp.sharing import Word
 from fastbp.sources import Data
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Network", "network_of"]
 
 _CLASSES = np.dtype(np.int64)
+_PERMITTED = {FRACTIONS: "fractions", COUNTS: "counts", SIGNS: "signs"}
 
 
 class Network:
@@ -86,12 +88,12 @@ class Network:
     @property
     def decisions_per_sample(self) -> float:
         """How many classes each sample decides on; NaN where the output is no class."""
-        return {LABELS: 1.0, FRACTIONS: float(self.n_out), VALUES: math.nan}[self.targets]
+        return {LABELS: 1.0, FRACTIONS: float(self.n_out), SIGNS: float(self.n_out)}.get(self.targets, math.nan)
 
     @property
     def targets(self) -> int:
         """The kind of targets, as in `kernels.losses`."""
-        return LOSSES[self.architecture.loss].targets
+        return loss_of(self.architecture.loss).targets
 
     def checked_data(
         self,
@@ -118,14 +120,14 @@ class Network:
             self.n_out,
             self.architecture.dtype,
             classes=self.targets == LABELS,
-            binary=self.targets == FRACTIONS,
+            permitted=_PERMITTED.get(self.targets),
             name=names[1],
         )
         weights = None if sample_weight is None else arrays.weights(sample_weight, len(features), names[2])
         if weights is not None and not may_weigh_nothing:
             arrays.check_some_weight(weights, names[2])
         if class_weight is not None:
-            of_classes = weights_of_classes(class_weight, targets, is_labels, self.n_out, self.targets != VALUES)
+            of_classes = weights_of_classes(class_weight, targets, is_labels, self.n_out, self.targets == FRACTIONS)
             weights = of_classes if weights is None else weights * of_classes
             arrays.check_some_weight(weights, "class_weight")
         return Data(features, targets, is_labels, weights)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastbp.architecture import activation_of, loss_of
 from fastbp.buffers import ALIGNMENT
 from fastbp.kernels import (
     derivatives,
@@ -30,8 +31,7 @@ from fastbp.kernels import (
     transpose,
     updates,
 )
-from fastbp.kernels.activations import ACTIVATIONS, Activation
-from fastbp.kernels.losses import LABELS, LOSSES, Loss
+from fastbp.kernels.losses import LABELS
 from fastbp.kernels.panels import panel_width
 from fastbp.kernels.products import dense, gradient, lists, packed
 from fastbp.kernels.products.tile import TILE_ROWS
@@ -40,6 +40,8 @@ from fastbp.shaping import PLAIN, Shaping
 if TYPE_CHECKING:
     from fastbp._jit import Leaf
     from fastbp.architecture import Architecture
+    from fastbp.kernels.activations import Activation
+    from fastbp.kernels.losses import Loss
     from fastbp.layout import Layout
 
 __all__ = ["NEVER", "Plan", "Ways", "capacity_for", "step_cost"]
@@ -167,12 +169,12 @@ class Plan:
     @cached_property
     def activations(self) -> tuple[Activation, ...]:
         """Of each layer."""
-        return tuple([ACTIVATIONS[name] for name in self.architecture.activations])
+        return tuple([activation_of(name) for name in self.architecture.activations])
 
     @property
     def loss(self) -> Loss:
         """The loss."""
-        return LOSSES[self.architecture.loss]
+        return loss_of(self.architecture.loss)
 
     @property
     def layers(self) -> list[tuple[int, int]]:

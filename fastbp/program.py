@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fastbp.architecture import loss_of
 from fastbp.buffers import ALIGNMENT, aligned_bytes
 from fastbp.kernels import border, sums
-from fastbp.kernels.losses import LABELS, LOSSES
+from fastbp.kernels.losses import LABELS
 from fastbp.kernels.shaping import N_SUMS
 from fastbp.kernels.tables import BORDER, DEALING, LAYER, LOSS_SUMS, OPTIMIZER, PLAN, RECORD, RUN, SOURCE, TILE, fill
 from fastbp.plan import C_BLOCK, CHUNK, M_BLOCK, NEVER, RECTANGLE, TASK_COST, Plan, capacity_for
@@ -437,7 +438,7 @@ class Programs:
     @cached_property
     def step_on_batch(self) -> Callable[[int, float, npt.NDArray[Any], npt.NDArray[Any]], float]:
         """The entry for the loss's kind of targets, `border.step_on_labels` or `border.step_on_values`, likewise."""
-        is_labels = LOSSES[self._architecture.loss].targets == LABELS
+        is_labels = loss_of(self._architecture.loss).targets == LABELS
         return border.entry(border.step_on_labels if is_labels else border.step_on_values, self.dtype)
 
     def of_user(self, user: object, n_samples: int) -> Program | None:

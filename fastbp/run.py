@@ -15,7 +15,7 @@ from fastbp.driver import Stepper, rule_of
 from fastbp.handles import Learning, learner_handles
 from fastbp.history import History, check_metrics
 from fastbp.kernels.handles import POSITIONS
-from fastbp.kernels.losses import VALUES
+from fastbp.kernels.losses import FRACTIONS, LABELS
 from fastbp.loop import Limits, Loop, Validation
 from fastbp.optimizers import check_optimizer
 from fastbp.regularization import regularized
@@ -321,7 +321,7 @@ def _shaping_of(
     n_layers = network.architecture.layout.n_layers
     factors = [(1.0, 1.0)] * n_layers if rate_factors is None else _checked_factors(rate_factors, n_layers)
     layers = [LayerShaping(Group(rate_factor=of_w), Group(rate_factor=of_b)) for of_w, of_b in factors]
-    shaping = regularized(Shaping(layers=tuple(layers)), regularize, network.targets != VALUES)
+    shaping = regularized(Shaping(layers=tuple(layers)), regularize, network.targets in (FRACTIONS, LABELS))
     draws = shaping.drops or shaping.noise > 0.0
     shaping = shaping._replace(
         clip_norm=_positive_or_none(clip_norm, "clip_norm"),

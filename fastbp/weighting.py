@@ -16,7 +16,7 @@ __all__ = ["weights_of_classes"]
 
 
 def weights_of_classes(
-    class_weight: object, y: npt.NDArray[Any], is_labels: bool, n_out: int, of_classes: bool
+    class_weight: object, y: npt.NDArray[Any], is_labels: bool, n_out: int, is_binary: bool
 ) -> npt.NDArray[np.float64]:
     """Return the weight of each sample that that of its class gives it.
 
@@ -29,8 +29,8 @@ def weights_of_classes(
     y : ndarray, shape (n_samples,) of labels, or (n_samples, 1) of 0 and 1
     is_labels : bool
     n_out : int
-    of_classes : bool
-        Whether the loss compares probabilities of classes.
+    is_binary : bool
+        Whether each output is the probability of one of two classes.
 
     Raises
     ------
@@ -39,8 +39,7 @@ def weights_of_classes(
     """
     if not isinstance(class_weight, Mapping) and not (isinstance(class_weight, str) and class_weight == "balanced"):
         raise TypeError(f"class_weight must be a dict of class: weight or 'balanced', got {checks.shown(class_weight)}")
-    is_binary = of_classes and n_out == 1 and not is_labels and bool(np.isin(y, (0, 1)).all())
-    if not is_labels and not is_binary:
+    if not is_labels and not (is_binary and n_out == 1 and np.isin(y, (0, 1)).all()):
         raise ValueError("class_weight needs y as integer classes, or as 0 and 1 for one sigmoid output")
     labels = y.astype(np.intp) if is_labels else y[:, 0].astype(np.intp)
     n_classes = n_out if is_labels else 2

@@ -7,8 +7,17 @@ import numpy as np
 import fastbp
 import reference
 
-ACTIVATIONS = tuple(reference.ACTIVATIONS)
-PAIRS = tuple((loss, output) for loss, outputs in reference.PERMITTED_OUTPUTS.items() for output in outputs)
+ACTIVATIONS = tuple(name for name in reference.ACTIVATIONS if name != "exp")  # which is for outputs
+OUTPUTS = (*reference.ACTIVATIONS, "softmax")
+# Every activation, and every output.
+NETWORKS = (*((name, "identity") for name in ACTIVATIONS), *(("tanh", name) for name in OUTPUTS))
+# One loss with every output; of the others some, as nothing but the loss's own leaf is different there.
+PAIRS = tuple(
+    (loss, output)
+    for loss, outputs in reference.PERMITTED_OUTPUTS.items()
+    for output in outputs
+    if loss == "mse" or len(outputs) == 1 or output in ("identity", "sigmoid", "leaky_relu")
+)
 DTYPES = ("float32", "float64")
 
 # Every rule, with each of its options.
@@ -45,7 +54,7 @@ SHAPES = (
 )
 # Small enough to look at every derivative.
 SMALL_SHAPES = (((1, 1), 1), ((3, 3), 8), ((3, 7, 1), 2), ((2, 7, 3), 9), ((3, 1, 3, 2), 9), ((1, 3, 3, 3, 2), 8))
-KINKED = ("relu", "leaky_relu", "elu", "selu")
+KINKED = {"relu": 0.0, "leaky_relu": 0.0, "elu": 0.0, "selu": 0.0, "hard_tanh": 1.0}  # kinks are at this abs(z)
 
 
 class Problem(NamedTuple):
@@ -74,10 +83,14 @@ class Problem(NamedTuple):
     def distance_of_kinks(self):
         """How far the nearest pre-activation or error is from where a derivative jumps."""
         _, zs = reference.pre_activations(self.sizes, self.activation, self.params, self.x)
-        kinked = [z for z in zs[:-1] if self.activation in KINKED] + [zs[-1] for _ in range(self.output in KINKED)]
-        if self.loss in ("mae", "huber"):
+        kinked = [np.abs(z) - KINKED[self.activation] for z in zs[:-1] if self.activation in KINKED]
+        if self.output in KINKED:
+            kinked.append(np.abs(zs[-1]) - KINKED[self.output])
+        if self.loss in ("mae", "huber", "quantile"):
             error = np.abs(reference.ACTIVATIONS[self.output][0](zs[-1]) - self.y)
-            kinked.append(error if self.loss == "mae" else error - reference.HUBER_DELTA)
+            kinked.append(error - reference.HUBER_DELTA if self.loss == "huber" else error)
+        if self.loss == "hinge":
+            kinked.append(1 - self.y * reference.ACTIVATIONS[self.output][0](zs[-1]))
         return min((np.abs(values).min() for values in kinked), default=np.inf)
 
 
@@ -104,6 +117,10 @@ def _targets(rng, loss, n_samples, n_out):
         return rng.integers(0, n_out, n_samples)
     if loss == "binary_cross_entropy":
         return rng.integers(0, 2, (n_samples, n_out)).astype(float)
+    if loss == "hinge":
+        return rng.choice([-1.0, 1.0], (n_samples, n_out))
+    if loss == "poisson":
+        return rng.poisson(2.0, (n_samples, n_out)).astype(float)
     return (2 * rng.normal(size=(n_samples, n_out))).astype(np.float32).astype(float)
 
 

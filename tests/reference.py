@@ -20,6 +20,7 @@ ELU_ALPHA = 1.0
 SELU_ALPHA = 1.6732632423543772848170429916717  # Klambauer et al. 2017, section 2
 SELU_SCALE = 1.0507009873554804934193349852946
 HUBER_DELTA = 1.0
+QUANTILE = 0.5
 
 
 def erf(z: Array) -> Array:
@@ -76,6 +77,12 @@ def silu_derivative(z: Array) -> Array:
     return s * (1 + z * (1 - s))
 
 
+def mish_derivative(z: Array) -> Array:
+    """T + z * (1 - t²) * sigmoid(z) with t = tanh(softplus(z))."""
+    t = np.tanh(softplus(z))
+    return t + z * (1 - t**2) * sigmoid(z)
+
+
 # name: (h(z), dh/dz); at a kink the derivative is the one from the left, as PyTorch's.
 ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
     "identity": (lambda z: z, np.ones_like),
@@ -90,7 +97,10 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]
     "selu": (lambda z: SELU_SCALE * elu(z, SELU_ALPHA), lambda z: SELU_SCALE * elu_derivative(z, SELU_ALPHA)),
     "gelu": (gelu, gelu_derivative),
     "silu": (lambda z: z * sigmoid(z), silu_derivative),
+    "mish": (lambda z: z * np.tanh(softplus(z)), mish_derivative),
     "softplus": (softplus, sigmoid),
+    "hard_tanh": (lambda z: np.clip(z, -1, 1), lambda z: (abs(z) < 1).astype(z.dtype)),
+    "exp": (np.exp, np.exp),
 }
 
 # Losses that are the mean of a function of the error output - target: (the function, its derivative).
@@ -101,10 +111,16 @@ OF_ERRORS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] 
         lambda error: np.where(abs(error) <= HUBER_DELTA, error**2 / 2, HUBER_DELTA * (abs(error) - HUBER_DELTA / 2)),
         lambda error: np.clip(error, -HUBER_DELTA, HUBER_DELTA),
     ),
+    "log_cosh": (lambda error: np.logaddexp(error, -error) - math.log(2), np.tanh),
+    "quantile": (
+        lambda error: np.maximum((1 - QUANTILE) * error, -QUANTILE * error),
+        lambda error: np.where(error > 0, 1 - QUANTILE, np.where(error < 0, -QUANTILE, 0)),
+    ),
 }
 
 # loss: the outputs it is defined for.
-PERMITTED_OUTPUTS: dict[str, tuple[str, ...]] = dict.fromkeys(OF_ERRORS, tuple(ACTIVATIONS)) | {
+PERMITTED_OUTPUTS: dict[str, tuple[str, ...]] = dict.fromkeys((*OF_ERRORS, "hinge"), tuple(ACTIVATIONS)) | {
+    "poisson": ("exp",),
     "binary_cross_entropy": ("sigmoid",),
     "cross_entropy": ("softmax",),
 }
@@ -112,7 +128,7 @@ PERMITTED_OUTPUTS: dict[str, tuple[str, ...]] = dict.fromkeys(OF_ERRORS, tuple(A
 
 def default_loss(output: str) -> str:
     """Return the loss that `loss=None` stands for."""
-    return {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}.get(output, "mse")
+    return {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy", "exp": "poisson"}.get(output, "mse")
 
 
 def targets(y: ArrayLike, loss_name: str, n_out: int, dtype: Any = np.float64) -> Array:
@@ -129,7 +145,10 @@ def loss_of_outputs(loss_name: str, output: str, z: Array, y: Array) -> Array:
         return -(y * log_softmax(z)).sum(axis=1).mean()
     if loss_name == "binary_cross_entropy":
         return (softplus(z) - y * z).mean()
-    return OF_ERRORS[loss_name][0](ACTIVATIONS[output][0](z) - y).mean()
+    if loss_name == "poisson":
+        return (np.exp(z) - y * z).mean()
+    h = ACTIVATIONS[output][0](z)
+    return np.maximum(0, 1 - y * h).mean() if loss_name == "hinge" else OF_ERRORS[loss_name][0](h - y).mean()
 
 
 def gradient_of_outputs(loss_name: str, output: str, z: Array, y: Array) -> Array:
@@ -138,7 +157,11 @@ def gradient_of_outputs(loss_name: str, output: str, z: Array, y: Array) -> Arra
         return (softmax(z) * y.sum(axis=1, keepdims=True) - y) / len(z)
     if loss_name == "binary_cross_entropy":
         return (sigmoid(z) - y) / z.size
+    if loss_name == "poisson":
+        return (np.exp(z) - y) / z.size
     h, derivative = ACTIVATIONS[output]
+    if loss_name == "hinge":
+        return np.where(y * h(z) < 1, -y, 0) * derivative(z) / z.size
     return OF_ERRORS[loss_name][1](h(z) - y) * derivative(z) / z.size
 
 

@@ -7,10 +7,9 @@ from hypothesis import strategies as st
 
 import fastbp
 import reference
-from cases import ACTIVATIONS, DTYPES, SHAPES, make_problem, relative_error
+from cases import DTYPES, NETWORKS, OUTPUTS, SHAPES, make_problem, relative_error
 from problems import bits
 
-OUTPUTS = [*ACTIVATIONS, "softmax"]
 TOLERANCE = {"float64": 1e-12, "float32": 3e-5}
 
 
@@ -41,8 +40,7 @@ def directions(problem):
     return [rng.standard_normal((len(problem.x), n)).astype(np.float32).astype(float) for n in widths]
 
 
-@pytest.mark.parametrize("output", OUTPUTS)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("activation", "output"), NETWORKS)
 def test_any_shape_and_dtype_equal_the_naive_twin(activation, output):
     for sizes, n_samples in SHAPES[:-2]:
         problem = problem_of(sizes, n_samples, activation, output)

@@ -16,7 +16,7 @@ import pytest
 from numba import njit, prange
 
 import fastbp
-from cases import ACTIVATIONS, DTYPES
+from cases import ACTIVATIONS, DTYPES, OUTPUTS
 from fastbp import embed
 from fastbp.kernels import overloads
 from fastbp.kernels.embedding import _BUSY_ELEMENT
@@ -24,7 +24,6 @@ from fastbp.kernels.handles import HANDLE
 from guards import guarded, needs_guard_pages
 from problems import bits
 
-OUTPUTS = [*ACTIVATIONS, "softmax"]
 SIZES = [(1, 1), (3, 2), (4, 33, 7), (7, 3, 8, 7, 5), (33, 70, 40, 3), (1100, 9, 4), (5, 1300, 4)]
 TOO_WIDE = (3, 3000, 2500, 2)  # for the stack
 

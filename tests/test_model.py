@@ -54,16 +54,16 @@ def test_mlp_without_hidden_layer_is_logistic_regression():
 
 @pytest.mark.parametrize(
     ("output", "loss"),
-    [("softmax", "cross_entropy"), ("sigmoid", "binary_cross_entropy"), ("identity", "mse"), ("tanh", "mse")],
+    [("softmax", "cross_entropy"), ("sigmoid", "binary_cross_entropy"), ("exp", "poisson"), ("tanh", "mse")],
 )
 def test_mlp_default_loss_follows_the_output(output, loss):
     assert fastbp.MLP([2, 2], output=output).loss_name == loss
 
 
-@pytest.mark.parametrize("output", [*HIDDEN, "softmax"])
+@pytest.mark.parametrize("output", ACTIVATIONS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_mlp_loss_goes_with_documented_outputs_only(output, loss):
-    fused = {"binary_cross_entropy": "sigmoid", "cross_entropy": "softmax"}
+    fused = {"binary_cross_entropy": "sigmoid", "cross_entropy": "softmax", "poisson": "exp"}
     if output == fused.get(loss) or (loss not in fused and output != "softmax"):
         assert fastbp.MLP([2, 3, 2], output=output, loss=loss).loss_name == loss
     else:

@@ -74,9 +74,9 @@ def test_lists_are_for_what_a_relu_turns_off(activation):
 
 
 def test_lists_need_two_strips_of_the_other_operand_and_a_panel_of_their_own():
-    assert gradient_way(ways_of([2 * STRIP, PANEL, 600], 64, "relu", layer=0), 64) == "lists"
-    assert gradient_way(ways_of([2 * STRIP - 1, PANEL, 600], 64, "relu", layer=0), 64) == "dense"
-    assert gradient_way(ways_of([2 * STRIP, PANEL - 1, 600], 64, "relu", layer=0), 64) == "dense"
+    assert gradient_way(ways_of([2 * STRIP, PANEL, 2000], 64, "relu", layer=0), 64) == "lists"
+    assert gradient_way(ways_of([2 * STRIP - 1, PANEL, 2000], 64, "relu", layer=0), 64) == "dense"
+    assert gradient_way(ways_of([2 * STRIP, PANEL - 1, 2000], 64, "relu", layer=0), 64) == "dense"
 
 
 @pytest.mark.parametrize("n_out", [1, plan.NARROW, plan.NARROW + 1])
@@ -113,18 +113,30 @@ def test_leaves_are_those_that_a_way_leads_to():
     }
     large = training_plan(fastbp.MLP([784, 512, 512, 10], "relu", "softmax"), 256).leaves()
     assert {name for name, leaf in large.items() if leaf is None} == {
-        "narrow_gradient",
-        "add_rows",
+        "add_noise",
         "add_parts",
-        "copy",
+        "add_rows",
+        "average",
+        "clip",
+        "clipped_update",
         "coefficients",
+        "constrain",
+        "copy",
+        "drop",
         "evaluate_range",
         "gradient_block",
         "jvp_range",
+        "limit_columns",
+        "narrow_gradient",
+        "penalize",
         "predict_range",
+        "scale",
         "shrink",
+        "smooth",
         "update",
         "vjp_range",
+        "weigh_batch",
+        "weighted_loss",
     }
     architecture = fastbp.MLP([4, 32, 2], "tanh", "softmax")._network.architecture
     derives = plan.Plan(architecture, 100, trains=False, with_loss=False, derives=True).leaves()
@@ -150,7 +162,7 @@ def test_tiles_cover_every_row_once_and_serve_all_workers_alike(sizes):
 
 @pytest.mark.parametrize("n_in", [2 * STRIP, 2 * STRIP + 1, 3 * STRIP - 1, 3 * STRIP, 3 * STRIP + 1])
 def test_strips_cover_every_row_once_and_have_the_biases_last(n_in):
-    tiles = training_plan(fastbp.MLP((n_in, 97, 3), "relu", seed=0), 100, n_workers=2).tiles
+    tiles = training_plan(fastbp.MLP((n_in, 257, 3), "relu", seed=0), 100, n_workers=2).tiles
     pieces = [(first, n) for layer, first, n in tiles if layer == 0]
     assert [row for first, n in pieces for row in range(first, first + n)] == list(range(n_in + 1))
     assert all(first % STRIP == 0 and n == STRIP for first, n in pieces[:-1])

@@ -125,7 +125,7 @@ def test_program_gaps_are_untouched_by_any_activation_and_loss(activation, dtype
             for pattern in (0x00, 0xFF):
                 with monkeypatch.context() as patch:
                     arenas = Arenas(patch, pattern)
-                    hidden = "tanh" if activation == "softmax" else activation
+                    hidden = activation if activation in ACTIVATIONS else "tanh"
                     model = fastbp.MLP((3, 7, 5), hidden, activation, loss=loss, seed=0, dtype=dtype)
                     results.append(use_everything(model, x, y, batch_size))
                     arenas.assert_gaps_are_untouched()

@@ -35,6 +35,8 @@ NAMES = [
     "TargetLoss",
     "TimeLimit",
     "Trainer",
+    "activations",
+    "losses",
     "precompile",
     "schedules",
     "show_versions",

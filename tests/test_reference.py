@@ -9,11 +9,13 @@ import pytest
 import reference
 
 SIZES = (3, 5, 4, 2)
+HIDDEN = [name for name in reference.ACTIVATIONS if name != "exp"]
 PAIRS = [(name, output) for name, outputs in reference.PERMITTED_OUTPUTS.items() for output in outputs]
 
 
 def relative_error(actual, expected):
-    return np.linalg.norm(np.asarray(actual) - expected) / np.linalg.norm(expected)
+    error, scale = np.linalg.norm(np.asarray(actual) - expected), np.linalg.norm(expected)
+    return error / scale if scale > 0 else error  # where all is saturated
 
 
 def make_problem(loss_name, sizes=SIZES, n_samples=7, seed=0):
@@ -38,7 +40,7 @@ def test_activations_central_differences_match(name):
     np.testing.assert_allclose(derivative(z), expected, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", reference.ACTIVATIONS)
+@pytest.mark.parametrize("name", HIDDEN)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_activations_any_dtype_keeps_it(name, dtype):
     z = np.array([-800, -1, 0, 1, 800], dtype)
@@ -69,7 +71,7 @@ def test_gradient_of_outputs_central_differences_match(loss_name, output):
 
 
 @pytest.mark.parametrize(("loss_name", "output"), PAIRS)
-@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
+@pytest.mark.parametrize("activation", HIDDEN)
 def test_loss_and_grad_central_differences_match(activation, loss_name, output):
     params, x, y = make_problem(loss_name)
     arguments = (SIZES, activation, output, loss_name)

@@ -42,6 +42,7 @@ from fastbp.kernels.simd import (
     load_first_pair,
     load_pair,
     maximum,
+    minimum,
     offset,
     root_of_tiny,
     splat,
@@ -65,7 +66,7 @@ class Activation(NamedTuple):
     keeps_z : whether the backward leaf needs the pre-activations. makes_zeros : whether a unit that is off is exactly
     zero, and its derivative too, as usually half of them or more are. initializer : which weights before it `auto`
     draws. is_hidden : whether hidden layers may have it. is_identity : whether it changes nothing but what is tiny.
-    constants : what its leaves read.
+    constants : what its leaves read. option : what a user calls the constant, if it can be chosen.
     """
 
     forward: Leaf
@@ -76,6 +77,7 @@ class Activation(NamedTuple):
     is_hidden: bool = True
     is_identity: bool = False
     constants: tuple[float, ...] = ()
+    option: str | None = None
 
 
 def _forward(T):
@@ -198,14 +200,14 @@ relu_backward = _elementwise_backward("relu_backward", _relu_derivative)
 @inline
 def _leaky_relu(z, slope):
     """z where positive, else slope * z."""
-    return where(z > 0.0, z, slope * z)
+    return where(z > 0.0, z, flush(slope * z))
 
 
 @inline
 def _leaky_relu_derivative(d, z, h, slope):
     """d where h > 0, else slope * d."""
     d = flush(d)
-    return where(h > 0.0, d, slope * d)
+    return where(h > 0.0, d, flush(slope * d))
 
 
 leaky_relu_forward = _elementwise_forward("leaky_relu_forward", _leaky_relu, first_constant)
@@ -213,20 +215,20 @@ leaky_relu_backward = _elementwise_backward("leaky_relu_backward", _leaky_relu_d
 
 
 @inline
-def _elu(z, numbers):
-    """z where positive, else exp(z) - 1."""
-    return where(z > 0.0, z, expm1(z))
+def _elu(z, alpha):
+    """z where positive, else alpha * (exp(z) - 1)."""
+    return where(z > 0.0, z, flush(alpha * expm1(z)))
 
 
 @inline
-def _elu_derivative(d, z, h, numbers):
-    """d where h > 0, else d * (h + 1), which is d * exp(z)."""
+def _elu_derivative(d, z, h, alpha):
+    """d where h > 0, else d * (h + alpha), which is d * alpha * exp(z)."""
     d = flush_factor(d)
-    return where(h > 0.0, d, fma(d, h, d))
+    return where(h > 0.0, d, fma(d, h, alpha * d))
 
 
-elu_forward = _elementwise_forward("elu_forward", _elu)
-elu_backward = _elementwise_backward("elu_backward", _elu_derivative)
+elu_forward = _elementwise_forward("elu_forward", _elu, first_constant)
+elu_backward = _elementwise_backward("elu_backward", _elu_derivative, first_constant)
 
 
 @inline
@@ -280,6 +282,66 @@ def _silu_derivative(d, z, h, numbers):
 
 silu_forward = _elementwise_forward("silu_forward", _silu)
 silu_backward = _elementwise_backward("silu_backward", _silu_derivative)
+
+
+@inline
+def _mish_factor(z):
+    """tanh(log(1 + exp(z))), by exp(-abs(z)) alone."""
+    power = exp_negative(-absolute(z))
+    factor = flush_factor(power)
+    other, square = power + power, factor * factor
+    positive = other + 1.0
+    negative = other + square
+    return where(z > 0.0, positive / fma(square, 2.0, positive), negative / (negative + 2.0))
+
+
+@inline
+def _mish(z, numbers):
+    """z * tanh(softplus(z))."""
+    return flush(z * _mish_factor(z))
+
+
+@inline
+def _mish_derivative(d, z, h, numbers):
+    """d * (t + z * (1 - t**2) * sigmoid(z)) with t = tanh(softplus(z))."""
+    t = _mish_factor(z)
+    return flushed_product(d, flush_factor(fma(z * elementary.sigmoid_factor(z), fma(-t, t, 1.0), t)))
+
+
+mish_forward = _elementwise_forward("mish_forward", _mish)
+mish_backward = _elementwise_backward("mish_backward", _mish_derivative)
+
+
+@inline
+def _hard_tanh(z, numbers):
+    """z, or the nearer end of -1..1 beyond; NaN stays NaN."""
+    return maximum(-1.0, minimum(1.0, z))
+
+
+@inline
+def _hard_tanh_derivative(d, z, h, numbers):
+    """d where abs(h) < 1, else 0."""
+    return where(absolute(h) < 1.0, flush(d), 0.0)
+
+
+hard_tanh_forward = _elementwise_forward("hard_tanh_forward", _hard_tanh)
+hard_tanh_backward = _elementwise_backward("hard_tanh_backward", _hard_tanh_derivative)
+
+
+@inline
+def _exp(z, numbers):
+    """exp(z)."""
+    return flush(elementary.exp(z))
+
+
+@inline
+def _exp_derivative(d, z, h, numbers):
+    """d * h."""
+    return flushed_product(d, flush_factor(h))
+
+
+exp_forward = _elementwise_forward("exp_forward", _exp)
+exp_backward = _elementwise_backward("exp_backward", _exp_derivative)
 
 
 @inline
@@ -364,11 +426,16 @@ ACTIVATIONS = {
     "sigmoid": Activation(sigmoid_forward, sigmoid_backward),
     "tanh": Activation(tanh_forward, tanh_backward),
     "relu": Activation(relu_forward, relu_backward, makes_zeros=True, initializer="he_normal"),
-    "leaky_relu": Activation(leaky_relu_forward, leaky_relu_backward, initializer="he_normal", constants=(0.01,)),
-    "elu": Activation(elu_forward, elu_backward, initializer="he_normal"),
+    "leaky_relu": Activation(
+        leaky_relu_forward, leaky_relu_backward, initializer="he_normal", constants=(0.01,), option="slope"
+    ),
+    "elu": Activation(elu_forward, elu_backward, initializer="he_normal", constants=(1.0,), option="alpha"),
     "selu": Activation(selu_forward, selu_backward, initializer="lecun_normal"),
     "gelu": Activation(gelu_forward, gelu_backward, keeps_z=True, initializer="he_normal"),
     "silu": Activation(silu_forward, silu_backward, keeps_z=True, initializer="he_normal"),
+    "mish": Activation(mish_forward, mish_backward, keeps_z=True, initializer="he_normal"),
+    "hard_tanh": Activation(hard_tanh_forward, hard_tanh_backward),
     "softplus": Activation(softplus_forward, softplus_backward, initializer="he_normal"),
+    "exp": Activation(exp_forward, exp_backward, is_hidden=False),
     "softmax": Activation(softmax_forward, softmax_backward, is_hidden=False),
 }

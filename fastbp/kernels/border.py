@@ -16,7 +16,7 @@ from numba import from_dtype, types
 from fastbp._jit import inline, kernel, leaf
 from fastbp.kernels.calls import address_of_array, call, overlap
 from fastbp.kernels.gather import FLOAT32, FLOAT64, INT64
-from fastbp.kernels.losses import FRACTIONS, LABELS
+from fastbp.kernels.losses import COUNTS, FRACTIONS, LABELS, SIGNS
 from fastbp.kernels.owners import NOBODY, PYTHON, give_word_back, take_word
 from fastbp.kernels.simd import address_of, any_lane, fma, is_finite, lanes_of, load_upto, splat
 from fastbp.kernels.tables import border_at, plan_at, source_at
@@ -101,6 +101,13 @@ def _are_targets(border, y, n):
         for i in range(n):
             for j in range(n_out):
                 if y[i, j] < 0 or y[i, j] > 1:
+                    return False
+    elif border.targets in (COUNTS, SIGNS):
+        for i in range(n):
+            for j in range(n_out):
+                if y[i, j] < 0 and (border.targets == COUNTS or y[i, j] != -1):
+                    return False
+                if border.targets == SIGNS and y[i, j] >= 0 and y[i, j] != 1:
                     return False
     return border.targets != LABELS
 

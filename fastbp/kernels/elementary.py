@@ -169,6 +169,13 @@ def exp_negative_factor(x):
 
 
 @inline
+def exp(x):
+    """e**x, infinite where that is larger than the inverse of the smallest that `exp_negative` gives."""
+    power = exp_negative(-absolute(x))
+    return where(x > 0.0, 1.0 / power, power)
+
+
+@inline
 def expm1(x):
     """e**x - 1 without cancellation for small x."""
     half = _half_expm1(maximum(_EXPM1_MIN(x), minimum(_EXP_MAX(x), x)))

@@ -21,7 +21,7 @@ from numba import types
 
 from fastbp._jit import Leaf, inline, leaf
 from fastbp.kernels.constants import first_constant, no_constants
-from fastbp.kernels.elementary import exp_negative_factor, log1p, log1p_unit
+from fastbp.kernels.elementary import exp, exp_negative_factor, log1p, log1p_unit, tanh
 from fastbp.kernels.panels import panel_of
 from fastbp.kernels.simd import (
     absolute,
@@ -43,7 +43,10 @@ from fastbp.kernels.simd import (
 )
 from fastbp.kernels.sums import PART, add_part
 
-VALUES, FRACTIONS, LABELS = range(3)  # kinds of targets: any number, one in [0, 1] per output, one class per sample
+# Kinds of targets: any number, one in [0, 1] per output, one class per sample, no negative ones, -1 or 1.
+VALUES, FRACTIONS, LABELS, COUNTS, SIGNS = range(5)
+
+_LOG_2 = 0.6931471805599453
 
 
 class Loss(NamedTuple):
@@ -51,6 +54,7 @@ class Loss(NamedTuple):
 
     output : the output activation that is fused into the leaf, if any: it then takes pre-activations. targets : their
     kind, which says what a decision is as well: none, one per output, one per sample. constants : what the leaf reads.
+    option : what a user calls the constant, if it can be chosen.
     """
 
     leaf: Leaf
@@ -58,6 +62,7 @@ class Loss(NamedTuple):
     output: str | None = None
     targets: int = VALUES
     constants: tuple[float, ...] = ()
+    option: str | None = None
 
 
 def _signature(T):
@@ -176,8 +181,53 @@ huber, weighted_huber = _loss_of_errors("huber", _huber, first_constant)
 
 
 @inline
+def _log_cosh(error, numbers):
+    """log(cosh(e)), to the rounding of log(2)."""
+    error = flush(error)
+    size = absolute(error)
+    power = exp_negative_factor(-2.0 * size)
+    return size + log1p_unit(power) - _LOG_2, flush_factor(tanh(error))
+
+
+@inline
+def _quantile(error, q):
+    """(1 - q) * e where e > 0, else -q * e: the pinball loss, whose derivative is 0 at 0."""
+    error = flush(error)
+    above, below = 1.0 - splat(error, q), -splat(error, q)
+    slope = where(error > 0.0, above, where(error < 0.0, below, 0.0))
+    return slope * error, slope
+
+
+log_cosh, weighted_log_cosh = _loss_of_errors("log_cosh", _log_cosh)
+quantile, weighted_quantile = _loss_of_errors("quantile", _quantile, first_constant)
+
+
+def _loss_of_outputs(name, of_output):
+    """The leaves of a loss that is a mean over the outputs, and says which answers are right; as `_weighted_sums`."""
+
+    def loss(output, targets, weights, d, n_out, n_samples, scale, constants, sums):
+        n = n_out * n_samples
+        factor = splat(output, scale) / splat(output, n_out)
+        total = part = last = n_right = right_part = last_right = splat(output, 0.0)
+        for i in range(0, n, lanes_of(output)):
+            total, part = _add_last(total, part, last, i)
+            n_right, right_part = _add_last(n_right, right_part, last_right, i)
+            last, derivative, last_right = of_output(load(output, i), load(targets, i), constants)
+            store(d, i, factor * derivative)
+        sums[0] = sum_lanes(_sum_of(total, part, last, n - i) / splat(total, n_out))
+        sums[1] = sum_lanes(_sum_of(n_right, right_part, last_right, n - i))
+
+    loss.__name__ = loss.__qualname__ = name
+    loss.__doc__ = of_output.py_func.__doc__
+    return leaf(_signature)(loss), _weighted_leaf(name, of_output)
+
+
+@inline
 def _binary_cross_entropy(output, target, numbers):
-    """Loss, derivative and whether the answer is right, of logits."""
+    """log(1 + exp(z)) - z * t with logits z, and its derivative sigmoid(z) - t.
+
+    Right is an output on its target's side: z > 0 where t > 1/2, else z <= 0.
+    """
     z, t = flush_factor(output), flush_factor(target)
     is_positive = z > 0.0
     power = exp_negative_factor(-absolute(z))
@@ -188,25 +238,27 @@ def _binary_cross_entropy(output, target, numbers):
     return loss, sigmoid - t, where(is_positive ^ (t > 0.5), splat(z, 0.0), 1.0)
 
 
-weighted_binary_cross_entropy = _weighted_leaf("binary_cross_entropy", _binary_cross_entropy)
+binary_cross_entropy, weighted_binary_cross_entropy = _loss_of_outputs("binary_cross_entropy", _binary_cross_entropy)
 
 
-@leaf(_signature)
-def binary_cross_entropy(output, targets, weights, d, n_out, n_samples, scale, constants, sums):
-    """Mean over the outputs of log(1 + exp(z)) - z * t with logits z = output; d = (sigmoid(z) - t) * scale / n_out.
+@inline
+def _poisson(output, target, numbers):
+    """exp(z) - z * t with logarithms of rates z, and its derivative exp(z) - t. No answer is right or wrong."""
+    z, t = flush_factor(output), flush_factor(target)
+    rate = exp(z)
+    return rate - where(t == 0.0, 0.0, z * t), flush_factor(rate - t), splat(z, 0.0)
 
-    sums[1] = number of outputs on their target's side: z > 0 where t > 1/2, else z <= 0.
-    """
-    n = n_out * n_samples
-    factor = splat(output, scale) / splat(output, n_out)
-    total = part = last = n_right = right_part = last_right = splat(output, 0.0)
-    for i in range(0, n, lanes_of(output)):
-        total, part = _add_last(total, part, last, i)
-        n_right, right_part = _add_last(n_right, right_part, last_right, i)
-        last, derivative, last_right = _binary_cross_entropy(load(output, i), load(targets, i), constants)
-        store(d, i, factor * derivative)
-    sums[0] = sum_lanes(_sum_of(total, part, last, n - i) / splat(total, n_out))
-    sums[1] = sum_lanes(_sum_of(n_right, right_part, last_right, n - i))
+
+@inline
+def _hinge(output, target, numbers):
+    """max(0, 1 - t * z), and its derivative -t where t * z < 1. Right is an output of its target's sign."""
+    margin = target * flush(output)
+    is_right = where(margin > 0.0, splat(margin, 1.0), 0.0)
+    return where(margin >= 1.0, 0.0, 1.0 - margin), where(margin < 1.0, -target, 0.0), is_right
+
+
+poisson, weighted_poisson = _loss_of_outputs("poisson", _poisson)
+hinge, weighted_hinge = _loss_of_outputs("hinge", _hinge)
 
 
 @inline
@@ -287,7 +339,11 @@ def cross_entropy(output, targets, weights, d, n_out, n_samples, scale, constant
 LOSSES = {
     "mse": Loss(mse, weighted_mse),
     "mae": Loss(mae, weighted_mae),
-    "huber": Loss(huber, weighted_huber, constants=(1.0,)),
+    "huber": Loss(huber, weighted_huber, constants=(1.0,), option="delta"),
+    "log_cosh": Loss(log_cosh, weighted_log_cosh),
+    "quantile": Loss(quantile, weighted_quantile, constants=(0.5,), option="q"),
+    "hinge": Loss(hinge, weighted_hinge, targets=SIGNS),
+    "poisson": Loss(poisson, weighted_poisson, output="exp", targets=COUNTS),
     "binary_cross_entropy": Loss(
         binary_cross_entropy, weighted_binary_cross_entropy, output="sigmoid", targets=FRACTIONS
     ),

@@ -8,7 +8,7 @@ import leaves
 from cases import OPTIMIZERS
 from fastbp.kernels import gather, updates
 from fastbp.kernels.activations import ACTIVATIONS
-from fastbp.kernels.losses import LABELS, LOSSES, VALUES
+from fastbp.kernels.losses import COUNTS, LABELS, LOSSES, SIGNS, VALUES
 from fastbp.kernels.panels import panel_width
 from leaves import call, coefficients_of, panels_of
 from subnormals import StatusFlags, are_subnormal, assert_no_subnormals, grid, kept, needs_status_flags
@@ -26,6 +26,8 @@ def whole_panels(values):
 def pre_activations(name, dtype):
     """Number of features, and all numbers of the grid as panels: of a softmax each beside 0, its half and negative."""
     z, n_features = whole_panels(grid(dtype)), 4 if name == "softmax" else 1
+    if name == "exp":
+        z = np.minimum(z, 80)  # whose power is finite
     return n_features, panels_of(np.stack([z, 0 * z, z / 2, -z][:n_features], axis=1))
 
 
@@ -123,11 +125,17 @@ def comparisons(name, dtype):
         steps = (0.0, 1.0, 1 + np.finfo(dtype).eps, 0.5)
         output, targets = (np.concatenate(parts) for parts in ([z] * len(steps), [z * z.dtype.type(s) for s in steps]))
         return np.resize(output, (output.size // 4, 4)), np.resize(targets, (output.size // 4, 4))
+    if LOSSES[name].targets == COUNTS:
+        z = np.minimum(z, 80)  # whose power is finite
     probabilities = np.resize(np.abs(z[np.abs(z) <= 1]), (z.size, 4))
     if LOSSES[name].targets == LABELS:
         probabilities[:, 1:] /= 4
         probabilities[:, 0] = 1 - probabilities[:, 1:].sum(axis=1)
-    return kept(np.stack([z, 0 * z, z / 2, -z], axis=1)), kept(probabilities)
+    if LOSSES[name].targets == SIGNS:
+        probabilities = np.where(probabilities < 0.5, -1, 1).astype(dtype)
+    return kept(np.stack([z, 0 * z, z / 2, -z if LOSSES[name].targets != COUNTS else -z / 10], axis=1)), kept(
+        probabilities
+    )
 
 
 def compare(name, arrays, n_out, scale):
