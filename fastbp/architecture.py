@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,7 +40,6 @@ class Architecture(NamedTuple):
     dtype: np.dtype[Any]
 
 
-@functools.cache
 def activation_of(name: str) -> Activation:
     """Return the row of an activation of an `Architecture`, with its option as the constant."""
     known, option = _parts(name)
@@ -49,7 +47,6 @@ def activation_of(name: str) -> Activation:
     return row if option is None else row._replace(constants=(float(option),))
 
 
-@functools.cache
 def loss_of(name: str) -> Loss:
     """Return the row of a loss of an `Architecture`, with its option as the constant."""
     known, option = _parts(name)

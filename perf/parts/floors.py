@@ -250,7 +250,12 @@ def element_wise(dtype: str) -> Iterator[Case]:
             classes[:, 3] = 1.0
         n_fma = counted(loss.leaf, dtype) * N
         yield Case(
-            name, loss.leaf, (z, targets, d, n_out, N // n_out, 0.01, constants_of(loss), sums), N, 3 * size * N, n_fma
+            name,
+            loss.leaf,
+            (z, targets, z, d, n_out, N // n_out, 0.01, constants_of(loss), sums),
+            N,
+            3 * size * N,
+            n_fma,
         )
     grads, constants = aligned(N, dtype=dtype), aligned(8, dtype=np.float64, values=0.9)
     rates = aligned(8, dtype=np.float64, values=1e-3)

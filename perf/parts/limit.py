@@ -61,7 +61,7 @@ def leaves(shape: Shape, dtype: str, n: int) -> Iterator[tuple[str, int, Case]]:
         yield "activation", 1, Case("", hidden.backward, (d, b, a, width, n, constants_of(hidden)), n, 0, restores=d)
     unit, sums = min(n, plan.LOSS_UNIT), aligned(2, dtype=np.float64)
     loss = losses.LOSSES[shape.loss]
-    yield "loss", n // unit, Case("", loss.leaf, (b, c, d, n_out, unit, 0.01, constants_of(loss), sums), n, 0)
+    yield "loss", n // unit, Case("", loss.leaf, (b, c, b, d, n_out, unit, 0.01, constants_of(loss), sums), n, 0)
     for width in widths:
         if width <= plan.NARROW:
             yield "regrouping", 1, Case("", transpose.panels_to_features, (a, width, n, b, n), n, 0)
