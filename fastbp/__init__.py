@@ -5,7 +5,7 @@ from fastbp._version import __version__ as __version__
 from fastbp.errors import DivergenceError
 from fastbp.history import History
 from fastbp.model import MLP
-from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from fastbp.optimizers import SGD, Adadelta, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop, ScheduleFreeAdamW
 from fastbp.precompile import precompile
 from fastbp.regularization import L1, L2, Dropout, InputNoise, LabelSmoothing, MaxNorm
 from fastbp.stopping import Convergence, EarlyStopping, TargetLoss, TimeLimit
@@ -17,6 +17,7 @@ __all__ = [
     "L2",
     "MLP",
     "SGD",
+    "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
@@ -27,8 +28,12 @@ __all__ = [
     "History",
     "InputNoise",
     "LabelSmoothing",
+    "Lion",
     "MaxNorm",
+    "NAdam",
+    "RAdam",
     "RMSprop",
+    "ScheduleFreeAdamW",
     "TargetLoss",
     "TimeLimit",
     "Trainer",

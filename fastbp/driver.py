@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fastbp.program import Program, Programs
     from fastbp.shaping import Shaping
     from fastbp.sources import Data
-    from fastbp.state import RunState, SetAside
+    from fastbp.state import RunState, SetAside, Snapshot
 
 __all__ = ["Dealing", "Driver", "Rule", "Stepper", "rule_of", "single_step", "training_plan"]
 
@@ -53,14 +53,29 @@ class Rule(NamedTuple):
     shaping: Shaping
     shows_average: bool
 
+    def average(self, present: Snapshot) -> Array | None:
+        """Return the average of the parameters that the run goes on from, as a new array; None if there is none."""
+        if self.shaping.averages:
+            last: Array = present.moments[-1].copy()
+            return last
+        optimizer = self.optimizer
+        return optimizer.average(present.params, present.moments) if optimizer.has_average else None
+
     def describe(self, program: Program, buffers: Buffers) -> None:
         """Write into a program's tables where moments and constants lie."""
-        if program.buffers is not buffers:  # whose rule stays the same
+        if program.buffers is not buffers or program.rule is not self:
             moments = buffers.moments
             row = moments.strides[0] // moments.itemsize
             averages = moments[-1].ctypes.data if self.shaping.averages else 0
-            program.optimizer[0] = moments.ctypes.data, row, averages, self.constants.ctypes.data, self.decays_biases
-            program.buffers = buffers
+            program.optimizer[0] = (
+                moments.ctypes.data,
+                row,
+                averages,
+                self.constants.ctypes.data,
+                self.decays_biases,
+                buffers.first_step,
+            )
+            program.buffers, program.rule = buffers, self
 
 
 def rule_of(optimizer: Optimizer, shaping: Shaping, shows_average: bool) -> Rule:
@@ -70,6 +85,7 @@ def rule_of(optimizer: Optimizer, shaping: Shaping, shows_average: bool) -> Rule
         raise TypeError(f"optimizer must be one of fastbp's own, got {optimizer!r}")
     leaves, decays_biases = updates.RULES[optimizer.rule], getattr(optimizer, "decay_biases", False)
     n_moments = optimizer.n_moments + shaping.averages
+    shows_average |= optimizer.has_average
     return Rule(optimizer, n_moments, optimizer.constants, leaves, decays_biases, shaping, shows_average)
 
 

@@ -112,7 +112,7 @@ class Loop:
         self._position, self._memory = position, memory = state.position, state.memory
         self._validated = self._memory.seen[0] if self._memory.seen is not None else 0  # epochs, with their metrics
         position.data = data
-        self._shows_average = rule.shows_average
+        self._rule = rule
         self._set_aside = buffers.set_aside if buffers.is_untouched else None
         self._limits, self._validation = limits, validation
         self._decisions = network.decisions_per_sample
@@ -184,8 +184,8 @@ class Loop:
             self._buffers.put_back(self._set_aside)
         elif self._memory.best is not None:
             self._buffers.show(self._memory.best)
-        elif self._shows_average:
-            self._buffers.show_average()
+        else:
+            self._show_average()
         if self._history.stop_reason is None:
             self._explain_the_end(sys.exception())
 
@@ -293,11 +293,13 @@ class Loop:
 
     def _show_average(self) -> None:
         """Show the average of the parameters, if it is what validation is to see, and there is one yet."""
-        if self._shows_average and self._position.n_steps > 0:
-            self._buffers.show_average()
+        if self._rule.shows_average and self._position.n_steps > self._buffers.first_step:
+            average = self._rule.average(self._buffers.present)
+            if average is not None:
+                self._buffers.show_average(average)
 
     def _hide_average(self) -> None:
-        if self._shows_average and self._position.n_steps > 0:
+        if self._rule.shows_average and self._position.n_steps > self._buffers.first_step:
             self._buffers.go_on()
 
     def _record_validation(self) -> None:

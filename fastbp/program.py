@@ -100,7 +100,7 @@ class Program:
         `dealing` the last step and the budget.
     user : object
         Who has written these last.
-    buffers : object
+    buffers, rule : object
         Those that `optimizer` points into; kept alive.
     """
 
@@ -153,6 +153,7 @@ class Program:
         self.addresses, self.border = addresses, own["border"]
         self.user: object = None
         self.buffers: object = None
+        self.rule: object = None
         self.train_steps = int(self.plans["leaves"]["train_steps"][0])
         fill(self.border, 0, self._border_of(addresses))
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from fastbp.driver import Rule
     from fastbp.network import Network
     from fastbp.optimizers import Optimizer
     from fastbp.regularization import Regularizer
@@ -77,7 +78,8 @@ class Run:
         shaping = _shaping_of(network, self.seed, regularize, clip_norm, clip_value, ema, rate_factors)
         if checks.flag(use_ema, "use_ema") and not shaping.averages:
             raise ValueError("use_ema=True needs an average to use: pass its decay as ema, such as 0.999")
-        self._rule = rule_of(optimizer, shaping, use_ema)
+        self._shaping, self._use_ema = shaping, use_ema
+        self._rule = self._rule_of(optimizer)
         self.history = History(seed=self.seed)
         self.buffers = Buffers(network.params, self._rule.n_moments)
         self.state = RunState(Position(), Position(), RuleMemory())
@@ -90,6 +92,29 @@ class Run:
         """The optimizer."""
         return self._rule.optimizer
 
+    def _rule_of(self, optimizer: Optimizer) -> Rule:
+        """Return what a step by this optimizer does."""
+        if optimizer.has_average and self._shaping.averages:
+            raise ValueError(f"ema and {type(optimizer).__name__} both average the parameters: leave ema out")
+        return rule_of(optimizer, _with_decay(self._shaping, optimizer, self.network), self._use_ema)
+
+    def use(self, optimizer: Optimizer) -> None:
+        """Go on with another optimizer, as `Trainer.optimizer` says."""
+        rule = self._rule_of(check_optimizer(optimizer, self.network.architecture.dtype))
+        turn = self.network.turn
+        with turn.take():
+            turn.finish()
+            self._check_whole()
+            self.buffers.go_on()
+            before = self._rule
+            buffers = self.buffers
+            if rule.optimizer.moments != before.optimizer.moments:
+                buffers = Buffers(self.network.params, rule.n_moments, self.n_steps)
+                if rule.shaping.averages:
+                    buffers.moments[-1] = self.buffers.moments[-1]
+            # What has to change together is swapped at once.
+            self.__dict__.update(_rule=rule, buffers=buffers, _stepper=None)
+
     @property
     def n_steps(self) -> int:
         """Steps taken."""
@@ -98,10 +123,11 @@ class Run:
     @property
     def ema_params(self) -> npt.NDArray[Any] | None:
         """The average of the parameters, as a copy; before the first step the parameters; None if none is kept."""
-        if not self._rule.shaping.averages:
+        if not (self._rule.shaping.averages or self._rule.optimizer.has_average):
             return None
         present = self.buffers.present
-        return present.moments[-1].copy() if self.n_steps > 0 else present.params.copy()
+        has_begun = self.n_steps > (0 if self._rule.shaping.averages else self.buffers.first_step)
+        return self._rule.average(present) if has_begun else present.params.copy()
 
     def fit(
         self,
@@ -265,8 +291,8 @@ class Run:
                 "state": run,
                 "history": copy.deepcopy(self.history) if loop is None else loop.copied_history(),
                 "_is_last": self.network.history is self.history,
-                "_buffers": (buffers.params.copy(), buffers.moments.copy(), buffers.set_aside),
-                "_rule": (self.optimizer, self._rule.shaping, self._rule.shows_average),
+                "_buffers": (buffers.params.copy(), buffers.moments.copy(), buffers.set_aside, buffers.first_step),
+                "_rule": self.optimizer,
             }
         own = self.__dict__ | taken | {"_stepper": None, "_loop": None, "_positions": None}
         del own["buffers"]
@@ -274,10 +300,10 @@ class Run:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         own = state.copy()
-        (params, moments, set_aside), is_last = own.pop("_buffers"), own.pop("_is_last")
+        (params, moments, set_aside, first_step), is_last = own.pop("_buffers"), own.pop("_is_last")
         self.__dict__.update(own)
-        self._rule = rule_of(*own["_rule"])
-        self.buffers = Buffers(self.network.params, self._rule.n_moments)
+        self._rule = self._rule_of(own["_rule"])
+        self.buffers = Buffers(self.network.params, self._rule.n_moments, first_step)
         self.buffers.params[:], self.buffers.moments[:] = params, moments
         self.buffers.set_aside = None if set_aside is None else set_aside.owned()
         if is_last:
@@ -330,6 +356,21 @@ def _shaping_of(
         seed=seed if draws else 0,
     )
     return PLAIN if shaping == Shaping(layers=(LayerShaping(),) * n_layers) else shaping
+
+
+def _with_decay(shaping: Shaping, optimizer: Optimizer, network: Network) -> Shaping:
+    """Return what shapes a step with the decay that the gradient of this optimizer has, if it has any."""
+    decay, of_biases = optimizer.coupled_decay, getattr(optimizer, "decay_biases", False)
+    if decay == 0.0:
+        return shaping
+    layers = [
+        layer._replace(
+            of_weights=layer.of_weights._replace(decay=decay),
+            of_biases=layer.of_biases._replace(decay=decay * of_biases),
+        )
+        for layer in shaping.layers or (LayerShaping(),) * network.architecture.layout.n_layers
+    ]
+    return shaping._replace(layers=tuple(layers))
 
 
 def _positive_or_none(value: float | None, name: str) -> float:

@@ -153,6 +153,8 @@ class Buffers:
     params : ndarray, shape (n_params,)
         The model's own.
     n_moments : int
+    first_step : int
+        Of the run, since when there have been these moments.
 
     Attributes
     ----------
@@ -162,8 +164,8 @@ class Buffers:
         What the run goes on from, if the buffers show the parameters and moments of an earlier epoch.
     """
 
-    def __init__(self, params: Array, n_moments: int) -> None:
-        self.params = params
+    def __init__(self, params: Array, n_moments: int, first_step: int = 0) -> None:
+        self.params, self.first_step = params, first_step
         self.moments = aligned_rows(n_moments, params.size, params.dtype)
         self.set_aside: SetAside | None = None
         self._process, self._calls = os.getpid(), threading.RLock()
@@ -195,10 +197,9 @@ class Buffers:
         self.set_aside = SetAside(present, best)
         self.params[:], self.moments[:] = best
 
-    def show_average(self) -> None:
-        """Show the average of the parameters, the last of the moments, instead of the present ones."""
-        moments = self.present.moments.copy()
-        self.show(Snapshot(moments[-1].copy(), moments))
+    def show_average(self, average: Array) -> None:
+        """Show this average of the parameters instead of the present ones; it is kept."""
+        self.show(Snapshot(average, self.present.moments.copy()))
 
     def go_on(self) -> None:
         """Bring back what was set aside, unless somebody has written to the parameters since."""

@@ -70,7 +70,9 @@ class Trainer:
     seed : int
         The seed that repeats the order of the samples.
     ema_params : ndarray, shape (n_params,), or None
-        A copy of the average of the parameters, if there is one.
+        A copy of the average of the parameters, if there is one: of `ema`, or of `ScheduleFreeAdamW`.
+    optimizer : Optimizer
+        May be assigned between fits.
 
     Raises
     ------
@@ -153,8 +155,18 @@ class Trainer:
 
     @property
     def optimizer(self) -> Optimizer:
-        """The optimizer."""
+        """The optimizer. Assign another one to go on with it.
+
+        Moments stay where the new one has moments of the same names (`Adam`, `AdamW`, `NAdam` and `RAdam` have, and
+        `SGD` with momentum beside another), else they start from 0, and bias corrections with them. The count of steps,
+        and with it a schedule, goes on. Handles that were made before train with the optimizer that they were made
+        with.
+        """
         return self._run.optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: Optimizer) -> None:
+        self._run.use(optimizer)
 
     @property
     def history(self) -> History:

@@ -32,6 +32,13 @@ OPTIMIZERS = (
     fastbp.RMSprop(0.01, alpha=0.8, eps=1e-3, momentum=0.5, centered=True),
     fastbp.Adam(0.01),
     fastbp.Adam(0.01, beta1=0.0, beta2=0.5, eps=1e-2),
+    fastbp.SGD(0.05, momentum=0.9, weight_decay=0.1),
+    fastbp.Adam(0.01, amsgrad=True, weight_decay=0.1, decay_biases=True),
+    fastbp.Adadelta(0.5, rho=0.8),
+    fastbp.NAdam(0.01),
+    fastbp.RAdam(0.01, beta2=0.9),
+    fastbp.Lion(0.001, weight_decay=0.1),
+    fastbp.ScheduleFreeAdamW(0.01, weight_decay=0.1, warmup_steps=3),
     fastbp.AdamW(0.01, weight_decay=0.1, decay_biases=True),
     fastbp.AdamW(0.01, weight_decay=0.0),
 )

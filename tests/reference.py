@@ -295,8 +295,11 @@ def sgd(
     learning_rate: float = 0.01,
     momentum: float = 0.0,
     nesterov: bool = False,
+    weight_decay: float = 0.0,
+    mask: NDArray[np.bool_] | bool = True,
 ) -> Array:
-    """Gradient descent; velocity = momentum * velocity + grads."""
+    """Gradient descent; velocity = momentum * velocity + grads. The parameters in `mask` decay by the gradient."""
+    grads = grads + np.where(mask, weight_decay * params, 0)
     velocity = state["velocity"] = momentum * state.get("velocity", 0) + grads
     return params - learning_rate * (grads + momentum * velocity if nesterov else velocity)
 
@@ -335,13 +338,112 @@ def adam(
     beta1: float = 0.9,
     beta2: float = 0.999,
     eps: float = 1e-8,
+    amsgrad: bool = False,
+    weight_decay: float = 0.0,
+    mask: NDArray[np.bool_] | bool = True,
 ) -> Array:
-    """Kingma and Ba 2015, algorithm 1."""
+    """Kingma and Ba 2015, algorithm 1; amsgrad: Reddi et al. 2018. As `sgd`, the parameters in `mask` may decay."""
+    grads = grads + np.where(mask, weight_decay * params, 0)
     step = state["step"] = state.get("step", 0) + 1
     m = state["m"] = beta1 * state.get("m", 0) + (1 - beta1) * grads
     v = state["v"] = beta2 * state.get("v", 0) + (1 - beta2) * grads**2
+    if amsgrad:
+        v = state["largest"] = np.maximum(state.get("largest", 0), v)
     m_hat, v_hat = m / (1 - beta1**step), v / (1 - beta2**step)
     return params - learning_rate * m_hat / (np.sqrt(v_hat) + eps)
+
+
+def nadam(
+    params: Array,
+    grads: Array,
+    state: State,
+    learning_rate: float = 2e-3,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    momentum_decay: float = 4e-3,
+) -> Array:
+    """Dozat 2016, algorithm 2."""
+    step = state["step"] = state.get("step", 0) + 1
+    m = state["m"] = beta1 * state.get("m", 0) + (1 - beta1) * grads
+    v = state["v"] = beta2 * state.get("v", 0) + (1 - beta2) * grads**2
+    mu, after = [beta1 * (1 - 0.96 ** (t * momentum_decay) / 2) for t in (step, step + 1)]
+    product = state["product"] = state.get("product", 1) * mu
+    root = np.sqrt(v / (1 - beta2**step)) + eps
+    change = (1 - mu) / (1 - product) * grads / root + after / (1 - product * after) * m / root
+    return params - learning_rate * change
+
+
+def radam(
+    params: Array,
+    grads: Array,
+    state: State,
+    learning_rate: float = 1e-3,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+) -> Array:
+    """Liu et al. 2020, algorithm 2."""
+    step = state["step"] = state.get("step", 0) + 1
+    m = state["m"] = beta1 * state.get("m", 0) + (1 - beta1) * grads
+    v = state["v"] = beta2 * state.get("v", 0) + (1 - beta2) * grads**2
+    m_hat, longest = m / (1 - beta1**step), 2 / (1 - beta2) - 1
+    length = longest - 2 * step * beta2**step / (1 - beta2**step)
+    if length <= 5:
+        return params - learning_rate * m_hat
+    rectified = math.sqrt(
+        (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length) * (1 - beta2**step)
+    )
+    return params - learning_rate * m_hat * rectified / (np.sqrt(v) + eps)
+
+
+def adadelta(
+    params: Array, grads: Array, state: State, learning_rate: float = 1.0, rho: float = 0.9, eps: float = 1e-6
+) -> Array:
+    """Zeiler 2012, algorithm 1."""
+    v = state["v"] = rho * state.get("v", 0) + (1 - rho) * grads**2
+    change = np.sqrt(state.get("a", 0) + eps) / np.sqrt(v + eps) * grads
+    state["a"] = rho * state.get("a", 0) + (1 - rho) * change**2
+    return params - learning_rate * change
+
+
+def lion(
+    params: Array,
+    grads: Array,
+    state: State,
+    learning_rate: float = 1e-4,
+    beta1: float = 0.9,
+    beta2: float = 0.99,
+    weight_decay: float = 0.0,
+    mask: NDArray[np.bool_] | bool = True,
+) -> Array:
+    """Chen et al. 2023, algorithm 2."""
+    m = state.get("m", np.zeros_like(params))
+    decayed = np.where(mask, params * (1 - learning_rate * weight_decay), params)
+    state["m"] = beta2 * m + (1 - beta2) * grads
+    return decayed - learning_rate * np.sign(beta1 * m + (1 - beta1) * grads)
+
+
+def schedule_free_adamw(
+    params: Array,
+    grads: Array,
+    state: State,
+    learning_rate: float = 0.0025,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    warmup_steps: int = 0,
+) -> Array:
+    """Defazio et al. 2024, algorithm 1; the parameters are y, and `state["x"]` is the average."""
+    step = state["step"] = state.get("step", 0) + 1
+    rate = learning_rate * min(1, step / max(1, warmup_steps))
+    v = state["v"] = beta2 * state.get("v", 0) + (1 - beta2) * grads**2
+    change = grads / (np.sqrt(v / (1 - beta2**step)) + eps) + weight_decay * params
+    z = state["z"] = state.get("z", params) - rate * change
+    squares = state["squares"] = state.get("squares", 0) + rate**2
+    x = state["x"] = (1 - rate**2 / squares) * state.get("x", params) + rate**2 / squares * z
+    return (1 - beta1) * z + beta1 * x
 
 
 def adamw(
@@ -364,8 +466,13 @@ OPTIMIZERS: dict[str, Callable[..., Array]] = {
     "SGD": sgd,
     "Adagrad": adagrad,
     "RMSprop": rmsprop,
+    "Adadelta": adadelta,
     "Adam": adam,
     "AdamW": adamw,
+    "NAdam": nadam,
+    "RAdam": radam,
+    "Lion": lion,
+    "ScheduleFreeAdamW": schedule_free_adamw,
 }
 
 

@@ -250,6 +250,7 @@ OPTIMIZER = np.dtype(
         ("averages", ADDRESS),  # of the parameters, or 0
         ("constants", ADDRESS),  # float64
         ("decay_biases", COUNT),  # whether biases decay too
+        ("first_step", COUNT),  # of the run, since when there have been these moments
     ],
     align=True,
 )

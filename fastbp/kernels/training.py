@@ -86,15 +86,15 @@ def _samples_tasks(plan, source, dealing, run, first, last, stride, batch, n):
 def _coefficients(plan, run):
     """The coefficients of a step: those of all parameters, and of each group, where these have rates of their own."""
     cursor, optimizer, coefficients = cursor_at(run.cursor), optimizer_at(run.optimizer), plan.scratch.coefficients
-    rate = float64_at(run.rates)[cursor.step - run.first_step]
-    call(plan.leaves.coefficients, (rate, cursor.step, optimizer.constants, coefficients))
+    rate, step = float64_at(run.rates)[cursor.step - run.first_step], cursor.step - optimizer.first_step
+    call(plan.leaves.coefficients, (rate, step, optimizer.constants, coefficients))
     if plan.shaping.has_rate_factors == 0:
         return
     for index in range(plan.n_layers):
         layer, own = layer_of(plan, index), coefficients + (1 + 2 * index) * 8 * N_COEFFICIENTS
         of_weights, of_biases = rate * layer.of_weights.rate_factor, rate * layer.of_biases.rate_factor
-        call(plan.leaves.coefficients, (of_weights, cursor.step, optimizer.constants, own))
-        call(plan.leaves.coefficients, (of_biases, cursor.step, optimizer.constants, own + 8 * N_COEFFICIENTS))
+        call(plan.leaves.coefficients, (of_weights, step, optimizer.constants, own))
+        call(plan.leaves.coefficients, (of_biases, step, optimizer.constants, own + 8 * N_COEFFICIENTS))
 
 
 @inline

@@ -37,7 +37,7 @@ from fastbp.kernels.simd import (
     where,
 )
 
-N_COEFFICIENTS = 3  # most that a rule has
+N_COEFFICIENTS = 4  # most that a rule has
 DECAY = 2  # the coefficient by which weights are multiplied before the update, where they decay
 _NOTHING = 2.0**-60  # what a power adds to 1 has no bit in float64 any more
 
@@ -208,6 +208,178 @@ def _adam(params, grads, state, state_stride, i, g_i, left, numbers):
 adam = _update_rule("adam", _numbers_of_adam, _adam)
 
 
+@inline
+def _amsgrad(params, grads, state, state_stride, i, g_i, left, numbers):
+    """Adam, with the largest v so far in the place of v: u = max(u, v), kept behind m and v."""
+    rate, scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, least = numbers
+    second, third = offset(state, state_stride), offset(state, 2 * state_stride)
+    g = _large(load_upto(grads, g_i, left), least)
+    m = flush(fma(beta1, load_upto(state, i, left), one_minus_beta1 * g))
+    v = flush(fma(beta2, load_upto(second, i, left), one_minus_beta2 * g * g))
+    u = maximum(load_upto(third, i, left), v)
+    p = fma(rate, m / fma(sqrt(u), scale, eps), load_upto(params, i, left))
+    store_upto(state, i, m, left)
+    store_upto(second, i, v, left)
+    store_upto(third, i, u, left)
+    store_upto(params, i, p, left)
+    return p
+
+
+amsgrad = _update_rule("amsgrad", _numbers_of_adam, _amsgrad)
+
+
+@inline
+def _numbers_of_nadam(params, constants, coefficients):
+    of_momentum = splat(params, -coefficients[2])
+    return _numbers_of_adam(params, constants, coefficients), of_momentum
+
+
+@inline
+def _nadam(params, grads, state, state_stride, i, g_i, left, numbers):
+    """NAdam: m and v as Adam's; params -= (rate_g * grads + rate_m * m) / (sqrt(v) * scale + eps).
+
+    With coefficients (rate_g, scale, rate_m).
+    """
+    (rate, scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, least), of_momentum = numbers
+    second = offset(state, state_stride)
+    g = _large(load_upto(grads, g_i, left), least)
+    m = flush(fma(beta1, load_upto(state, i, left), one_minus_beta1 * g))
+    v = flush(fma(beta2, load_upto(second, i, left), one_minus_beta2 * g * g))
+    p = load_upto(params, i, left) + fma(rate, g, of_momentum * m) / fma(sqrt(v), scale, eps)
+    store_upto(state, i, m, left)
+    store_upto(second, i, v, left)
+    store_upto(params, i, p, left)
+    return p
+
+
+nadam = _update_rule("nadam", _numbers_of_nadam, _nadam)
+
+
+@inline
+def _numbers_of_radam(params, constants, coefficients):
+    rate, _, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, least = _numbers_of_adam(
+        params, constants, coefficients
+    )
+    return rate, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, least, coefficients[1] != 0.0
+
+
+@inline
+def _radam(params, grads, state, state_stride, i, g_i, left, numbers):
+    """RAdam: m and v as Adam's; params -= rate * m / (sqrt(v) + eps), or rate * m while the variance is not known."""
+    rate, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, least, is_rectified = numbers
+    second = offset(state, state_stride)
+    g = _large(load_upto(grads, g_i, left), least)
+    m = flush(fma(beta1, load_upto(state, i, left), one_minus_beta1 * g))
+    v = flush(fma(beta2, load_upto(second, i, left), one_minus_beta2 * g * g))
+    direction = m / (sqrt(v) + eps) if is_rectified else m
+    p = fma(rate, direction, load_upto(params, i, left))
+    store_upto(state, i, m, left)
+    store_upto(second, i, v, left)
+    store_upto(params, i, p, left)
+    return p
+
+
+radam = _update_rule("radam", _numbers_of_radam, _radam)
+
+
+@inline
+def _numbers_of_adadelta(params, constants, coefficients):
+    rho, one_minus_rho, eps = splat(params, constants[0]), splat(params, constants[1]), splat(params, constants[2])
+    return splat(params, -coefficients[0]), rho, one_minus_rho, eps, _least(params, one_minus_rho)
+
+
+@inline
+def _adadelta(params, grads, state, state_stride, i, g_i, left, numbers):
+    """v = rho * v + (1 - rho) * grads**2; d = sqrt(a + eps) / sqrt(v + eps) * grads; params -= rate * d.
+
+    a = rho * a + (1 - rho) * d**2, last. The moments v and a follow each other in state.
+    """
+    rate, rho, one_minus_rho, eps, least = numbers
+    changes = offset(state, state_stride)
+    g, a = _large(load_upto(grads, g_i, left), least), load_upto(changes, i, left)
+    v = flush(fma(rho, load_upto(state, i, left), one_minus_rho * g * g))
+    direction = _large(sqrt(a + eps) / sqrt(v + eps) * g, least)
+    p = fma(rate, direction, load_upto(params, i, left))
+    store_upto(state, i, v, left)
+    store_upto(changes, i, flush(fma(rho, a, one_minus_rho * direction * direction)), left)
+    store_upto(params, i, p, left)
+    return p
+
+
+adadelta = _update_rule("adadelta", _numbers_of_adadelta, _adadelta)
+
+
+@inline
+def _numbers_of_lion(params, constants, coefficients):
+    beta1, one_minus_beta1 = splat(params, constants[0]), splat(params, constants[1])
+    beta2, one_minus_beta2 = splat(params, constants[2]), splat(params, constants[3])
+    return splat(params, coefficients[0]), beta1, one_minus_beta1, beta2, one_minus_beta2
+
+
+@inline
+def _lion(params, grads, state, state_stride, i, g_i, left, numbers):
+    """params -= rate * sign(beta1 * m + (1 - beta1) * grads); then m = beta2 * m + (1 - beta2) * grads."""
+    rate, beta1, one_minus_beta1, beta2, one_minus_beta2 = numbers
+    g, m = flush(load_upto(grads, g_i, left)), load_upto(state, i, left)
+    c = fma(beta1, m, one_minus_beta1 * g)
+    step = where(c > 0.0, rate, where(c < 0.0, -rate, c * 0.0))  # NaN stays NaN
+    p = load_upto(params, i, left) - step
+    store_upto(state, i, flush(fma(beta2, m, one_minus_beta2 * g)), left)
+    store_upto(params, i, p, left)
+    return p
+
+
+lion = _update_rule("lion", _numbers_of_lion, _lion)
+
+
+@inline
+def _numbers_of_schedulefree(params, constants, coefficients):
+    rate, share = coefficients[0], coefficients[3]
+    of_y = splat(params, rate * (constants[0] * (1.0 - share) - 1.0))
+    scale, beta2, one_minus_beta2 = (
+        splat(params, coefficients[1]),
+        splat(params, constants[2]),
+        splat(params, constants[3]),
+    )
+    eps, decay = splat(params, constants[4]), splat(params, constants[5])
+    least = _least(params, one_minus_beta2)
+    return (
+        of_y,
+        splat(params, -rate),
+        splat(params, share),
+        scale,
+        beta2,
+        one_minus_beta2,
+        eps,
+        decay,
+        least,
+        share == 1.0,
+    )
+
+
+@inline
+def _schedulefree(params, grads, state, state_stride, i, g_i, left, numbers):
+    """Schedule-free AdamW: d = grads / (sqrt(v) * scale + eps) + decay * y, of the parameters y where it is taken.
+
+    y += share * (z - y) + rate * (beta1 * (1 - share) - 1) * d; z -= rate * d. The moments z and v follow each other in
+    state; z begins with the parameters.
+    """
+    of_y, of_z, share, scale, beta2, one_minus_beta2, eps, decay, least, is_first = numbers
+    second = offset(state, state_stride)
+    g, y = _large(load_upto(grads, g_i, left), least), load_upto(params, i, left)
+    v = flush(fma(beta2, load_upto(second, i, left), one_minus_beta2 * g * g))
+    z = y if is_first else load_upto(state, i, left)
+    direction = fma(decay, y, g / fma(sqrt(v), scale, eps))
+    p = flush(fma(of_y, direction, fma(share, z - y, y)))
+    store_upto(state, i, flush(fma(of_z, direction, z)), left)
+    store_upto(second, i, v, left)
+    store_upto(params, i, p, left)
+    return p
+
+
+schedulefree = _update_rule("schedulefree", _numbers_of_schedulefree, _schedulefree)
+
+
 def _coefficients_signature(T):
     scalars = types.CPointer(types.float64)
     return types.void(types.float64, types.intp, scalars, scalars)
@@ -256,6 +428,63 @@ def bias_corrections_and_decay(rate, step, constants, coefficients):
     coefficients[DECAY] = 1.0 - rate * constants[5]
 
 
+@leaf(_coefficients_signature)
+def rate_and_decay(rate, step, constants, coefficients):
+    """Coefficients of Lion: the learning rate, and 1 - learning_rate * weight_decay."""
+    coefficients[0], coefficients[DECAY] = rate, 1.0 - rate * constants[4]
+
+
+@leaf(_coefficients_signature)
+def nesterov_corrections(rate, step, constants, coefficients):
+    """Coefficients of NAdam (Dozat 2016, algorithm 2): mu_t = beta1 * (1 - 0.96**(t * momentum_decay) / 2).
+
+    constants[5] : 0.96**momentum_decay. The product of all mu is taken anew in each step, until it is lost beside 1.
+    """
+    base, t, product, power = constants[5], step + 1, 1.0, 1.0
+    for _ in range(t):
+        power *= base
+        product *= constants[0] * (1.0 - 0.5 * power)
+        if product < _NOTHING:
+            break
+    power = _power(base, t) if base < 1.0 else 1.0
+    mu, after = constants[0] * (1.0 - 0.5 * power), constants[0] * (1.0 - 0.5 * power * base)
+    coefficients[0] = rate * (1.0 - mu) / (1.0 - product)
+    coefficients[1] = 1.0 / np.sqrt(1.0 - _power(constants[2], t))
+    coefficients[2] = rate * after / (1.0 - product * after)
+
+
+@leaf(_coefficients_signature)
+def rectification(rate, step, constants, coefficients):
+    """Coefficients of RAdam (Liu et al. 2020, algorithm 2): the rate, and whether the variance is known."""
+    t, power = step + 1, _power(constants[2], step + 1)
+    longest = 2.0 / constants[3] - 1.0
+    length = longest - 2.0 * t * power / (1.0 - power)
+    coefficients[0] = rate / (1.0 - _power(constants[0], t))
+    coefficients[1] = 1.0 if length > 5.0 else 0.0
+    if length > 5.0:
+        part = (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length)
+        coefficients[0] *= np.sqrt(part * (1.0 - power))
+
+
+@leaf(_coefficients_signature)
+def free_of_schedules(rate, step, constants, coefficients):
+    """Coefficients of schedule-free AdamW: the rate, Adam's second one, and the share of z in the average.
+
+    constants[6] : steps of warm-up. The share is the square of this step's rate over the sum of those so far.
+    """
+    t, warm_up = np.float64(step + 1), constants[6]
+    coefficients[1] = 1.0 / np.sqrt(1.0 - _power(constants[2], step + 1))
+    if t < warm_up:
+        coefficients[0] = rate * (t / warm_up)
+        coefficients[3] = 6.0 * t / ((t + 1.0) * (2.0 * t + 1.0))  # t**2 over the sum of squares up to it
+    else:
+        coefficients[0] = rate
+        # In units of the full rate's square: the warm-up's sum, and one for each step since.
+        before = max(warm_up - 1.0, 0.0)
+        squares = before * (before + 1.0) * (2.0 * before + 1.0) / 6.0 / max(warm_up * warm_up, 1.0)
+        coefficients[3] = 1.0 / (squares + t - before)
+
+
 @leaf(lambda T: types.void(types.CPointer(T), types.intp, types.intp, types.intp))
 def flush_rows(values, n_rows, n_columns, row):
     """Take to zero what is tiny in a rectangle as above: a gradient that no update follows."""
@@ -290,4 +519,10 @@ RULES = {
     "rmsprop": Rule(rmsprop, learning_rate),
     "adam": Rule(adam, bias_corrections),
     "adamw": Rule(adam, bias_corrections_and_decay, shrink),
+    "amsgrad": Rule(amsgrad, bias_corrections),
+    "nadam": Rule(nadam, nesterov_corrections),
+    "radam": Rule(radam, rectification),
+    "adadelta": Rule(adadelta, learning_rate),
+    "lion": Rule(lion, rate_and_decay, shrink),
+    "schedulefreeadamw": Rule(schedulefree, free_of_schedules),
 }
