@@ -553,7 +553,7 @@ def test_targets_classes_wrong_shape_names_the_permitted_ones():
 
 @pytest.mark.parametrize("y", [[0, 1, 1], [0.0, 0.5, 1.0], [True, False, True]])
 def test_targets_binary_within_bounds_passes(y):
-    actual, is_labels = arrays.targets(y, 3, 1, "float32", classes=False, binary=True)
+    actual, is_labels = arrays.targets(y, 3, 1, "float32", classes=False, permitted="fractions")
 
     assert not is_labels
     assert actual.shape == (3, 1)
@@ -563,7 +563,7 @@ def test_targets_binary_within_bounds_passes(y):
 def test_targets_binary_out_of_bounds_raises_value_error_naming_row(bad):
     message = rf"y must lie in \[0, 1\] for binary cross-entropy, got {bad} in row 2"
     with pytest.raises(ValueError, match=message):
-        arrays.targets(np.array([0, 1, bad]), 3, 1, "float32", classes=False, binary=True)
+        arrays.targets(np.array([0, 1, bad]), 3, 1, "float32", classes=False, permitted="fractions")
 
 
 def odd_bools(values):
@@ -579,7 +579,7 @@ def test_targets_any_byte_of_a_bool_that_is_not_0_is_1():
 
     arrays.targets(odd_bools(one_hot), 6, 3, "float32", classes=True)
     arrays.targets(odd_bools([0, 1, 1, 1, 1, 0]), 6, 2, "float32", classes=True)
-    arrays.targets(odd_bools([0, 1, 1, 1, 1, 0]), 6, 1, "float32", classes=False, binary=True)
+    arrays.targets(odd_bools([0, 1, 1, 1, 1, 0]), 6, 1, "float32", classes=False, permitted="fractions")
     with pytest.raises(ValueError, match="probabilities that sum to 1, got the sum 2 in row 3"):
         arrays.targets(odd_bools(two_hot), 6, 3, "float32", classes=True)
 
@@ -595,7 +595,7 @@ CATEGORIES = [
 ]
 
 
-@pytest.mark.parametrize("options", [{"classes": True}, {"classes": False, "binary": True}])
+@pytest.mark.parametrize("options", [{"classes": True}, {"classes": False, "permitted": "fractions"}])
 @pytest.mark.parametrize("y", CATEGORIES, ids=repr)
 def test_targets_categories_raise_type_error_that_says_how_to_number_them(y, options):
     message = r"number the classes, y = np.unique\(y, return_inverse=True\)\[1\]$"

@@ -146,6 +146,8 @@ def _train_in_random_order(leaf, plans, source, dealing, run, sync, is_helper, n
         n = min(sizes.super_block, batch - done)
         is_last, samples = done + n == batch, cursor.phase == training.SAMPLES_PHASE
         n_tasks = (n + sizes.block - 1) // sizes.block if samples else plan.n_tasks
+        if samples and done == 0:
+            training._begin_step(plan, source, dealing, run, batch)
         for task in np.random.permutation(n_tasks):  # noqa: NPY002 - Numba's
             _spoil(plan.scratch)
             if samples:

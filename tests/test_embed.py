@@ -339,7 +339,7 @@ def test_functions_may_be_called_from_python_too():
     assert "x must have shape" in embed.message(embed.predict(net, x[:, :2], out))
     assert set(embed._MESSAGES) == set(range(len(embed._MESSAGES)))
     assert embed.message(np.int64(embed.OK)) == "ok"
-    with pytest.raises(ValueError, match="status must be one of 0 to 13, got 99"):
+    with pytest.raises(ValueError, match="status must be one of 0 to 14, got 99"):
         embed.message(99)
 
 
