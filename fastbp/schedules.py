@@ -17,7 +17,9 @@ import numpy.typing as npt
 from fastbp import checks
 
 __all__ = [
+    "CosLog",
     "CosineDecay",
+    "CosineRestarts",
     "ExponentialDecay",
     "InverseSqrtDecay",
     "LearningRate",
@@ -198,6 +200,108 @@ class CosineDecay(Schedule):
     @np.errstate(all="ignore")
     def _at(self, steps: npt.NDArray[np.int64]) -> Float64Array:
         return _cosine(self.initial, self.final, np.minimum(steps, self.steps) / self.steps)
+
+
+@dataclass(frozen=True)
+class CosineRestarts(Schedule):
+    """Decay from `initial` to `final` along half a cosine, again and again, each time over `factor` times the steps.
+
+    Parameters
+    ----------
+    initial : float
+        Learning rate at the beginning of each cycle, > 0.
+    steps : int
+        Length of the first cycle, from 1 to 2**63 - 1.
+    factor : int, default 1
+        By which each cycle is longer than the one before, >= 1.
+    final : float, default 0.0
+        Towards which each cycle decays, >= 0.
+
+    Notes
+    -----
+    PyTorch's ``CosineAnnealingWarmRestarts(T_0=steps, T_mult=factor, eta_min=final)``.
+
+    References
+    ----------
+    I. Loshchilov and F. Hutter, "SGDR: Stochastic gradient descent with warm restarts", ICLR 2017, equation 5.
+
+    Examples
+    --------
+    >>> CosineRestarts(0.1, steps=100, factor=2)(np.array([0, 50, 100, 200]))
+    array([0.1 , 0.05, 0.1 , 0.05])
+    """
+
+    initial: float
+    steps: int
+    factor: int = 1
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "initial")
+        _check_steps(self, "steps")
+        object.__setattr__(self, "factor", checks.positive_int(self.factor, "factor", high=checks.MAX_STEP))
+        _check_non_negative(self, "final")
+
+    @np.errstate(all="ignore")
+    def _at(self, steps: npt.NDArray[np.int64]) -> Float64Array:
+        starts, length = [0], self.steps
+        while self.factor > 1 and starts[-1] + length <= checks.MAX_STEP:
+            starts.append(starts[-1] + length)
+            length *= self.factor
+        if self.factor == 1:
+            progress = (steps % self.steps) / self.steps
+        else:
+            cycle = np.searchsorted(np.array(starts), steps, side="right") - 1
+            lengths = np.array([float(self.steps) * float(self.factor) ** number for number in range(len(starts))])
+            progress = (steps - np.array(starts)[cycle]) / lengths[cycle]
+        return _cosine(self.initial, self.final, progress)
+
+
+@dataclass(frozen=True)
+class CosLog(Schedule):
+    """Cosine cycles whose length doubles, all within `steps`: RealMLP's, which ends at 0.
+
+    With u the step over `steps`: ``initial * (1 - cos(2 * pi * log2(1 + (2**cycles - 1) * u))) / 2``; 0 at the end.
+
+    Parameters
+    ----------
+    initial : float
+        The highest learning rate, > 0.
+    steps : int
+        Length of the run, from 1 to 2**63 - 1.
+    cycles : int, default 4
+        From 1 to 50.
+
+    Notes
+    -----
+    Each cycle begins at 0, so that the first step has learning rate 0 and moves nothing.
+
+    References
+    ----------
+    D. Holzmüller, L. Grinsztajn and I. Steinwart, "Better by default: Strong pre-tuned MLPs and boosted trees on
+    tabular data", NeurIPS 2024, arXiv:2407.04491, appendix A.
+
+    Examples
+    --------
+    >>> CosLog(0.1, steps=300, cycles=2)(np.array([0, 100, 300])).round(3)
+    array([0., 0., 0.])
+    """
+
+    initial: float
+    steps: int
+    cycles: int = 4
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "initial")
+        _check_steps(self, "steps")
+        object.__setattr__(self, "cycles", checks.positive_int(self.cycles, "cycles", high=50))
+
+    @np.errstate(all="ignore")
+    def _at(self, steps: npt.NDArray[np.int64]) -> Float64Array:
+        progress = np.minimum(steps / self.steps, 1.0)
+        turns = np.log2(1.0 + (2.0**self.cycles - 1.0) * progress)
+        rates: Float64Array = self.initial * 0.5 * (1.0 - np.cos(2.0 * np.pi * (turns - np.floor(turns))))
+        return rates
 
 
 @dataclass(frozen=True)

@@ -271,7 +271,7 @@ BAD_ARGUMENTS = [
     ({"progress": 1}, TypeError, "progress must be a bool, got 1 of type int"),
     ({"validation_data": X}, TypeError, rf"{VALIDATION} \(x, y\), got ndarray"),
     ({"validation_data": (X,)}, TypeError, VALIDATION),
-    ({"validation_data": (X, Y, Y)}, TypeError, VALIDATION),
+    ({"validation_data": (X, Y, Y, Y)}, TypeError, VALIDATION),
     ({"validation_data": (X, Y[:5])}, ValueError, r"validation_data\[1\] must have as many samples as its x"),
     ({"validation_data": (X[:, :1], Y)}, ValueError, r"validation_data\[0\] must have shape \(n_samples, 3\)"),
     ({"validation_data": (NAN_ROW, Y)}, ValueError, r"validation_data\[0\] must be finite, got nan in row 17"),

@@ -98,6 +98,8 @@ ADAM = "learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8"
         (schedules.StepDecay, "initial, factor, every"),
         (schedules.ExponentialDecay, "initial, rate"),
         (schedules.CosineDecay, "initial, steps, final=0.0"),
+        (schedules.CosineRestarts, "initial, steps, factor=1, final=0.0"),
+        (schedules.CosLog, "initial, steps, cycles=4"),
         (schedules.PolynomialDecay, "initial, steps, power=1.0, final=0.0"),
         (schedules.InverseSqrtDecay, "initial, steps"),
         (schedules.OneCycle, "peak, steps"),

@@ -10,6 +10,8 @@ from fastbp import schedules
 from fastbp.checks import MAX_STEP
 from fastbp.schedules import (
     CosineDecay,
+    CosineRestarts,
+    CosLog,
     ExponentialDecay,
     InverseSqrtDecay,
     OneCycle,
@@ -66,6 +68,9 @@ def test_decays_any_step_stay_within_initial_and_final(initial, steps, step):
         PolynomialDecay(initial, steps),
         InverseSqrtDecay(initial, steps),
         OneCycle(initial, steps),
+        CosineRestarts(initial, steps),
+        CosineRestarts(initial, steps, factor=3),
+        CosLog(initial, steps),
         Warmup(steps, initial),
     ):
         assert 0.0 <= schedule(step) <= initial + slack
@@ -94,6 +99,21 @@ def test_one_cycle_after_the_last_step_stays_at_final():
 @given(st.integers(1, 8))
 def test_one_cycle_few_steps_ends_at_final(steps):
     assert OneCycle(1.0, steps)(steps - 1) == 1.0 / 25 / 1e4
+
+
+def test_coslog_is_realmlps():
+    """Holzmüller et al. 2024: coslog4."""
+    t = np.arange(1000) / 1000
+
+    np.testing.assert_allclose(
+        CosLog(0.3, 1000)(np.arange(1000)), 0.15 * (1 - np.cos(2 * np.pi * np.log2(1 + 15 * t))), rtol=1e-9, atol=1e-12
+    )
+    assert CosLog(0.3, 1000)(10**9) == 0.0
+
+
+def test_cosine_restarts_of_any_step_take_no_time_and_no_memory():
+    assert CosineRestarts(0.1, 3, factor=2)(3 * (2**40 - 1)) == 0.1
+    assert CosineRestarts(0.1, 3)(3 * 10**15) == 0.1
 
 
 def test_warmup_rises_linearly_from_zero_then_restarts_the_step():
@@ -145,6 +165,11 @@ def torch_values(make_scheduler, learning_rate, n_steps):
         (ExponentialDecay(0.1, 0.95), lambda lr, optimizer: lr.ExponentialLR(optimizer, gamma=0.95)),
         (CosineDecay(0.1, 60, 0.01), lambda lr, optimizer: lr.CosineAnnealingLR(optimizer, T_max=60, eta_min=0.01)),
         (PolynomialDecay(0.1, 50, 2.0), lambda lr, optimizer: lr.PolynomialLR(optimizer, total_iters=50, power=2.0)),
+        (CosineRestarts(0.1, 20), lambda lr, optimizer: lr.CosineAnnealingWarmRestarts(optimizer, T_0=20)),
+        (
+            CosineRestarts(0.1, 7, factor=2, final=0.01),
+            lambda lr, optimizer: lr.CosineAnnealingWarmRestarts(optimizer, T_0=7, T_mult=2, eta_min=0.01),
+        ),
         (
             OneCycle(0.1, 60),
             lambda lr, optimizer: lr.OneCycleLR(optimizer, max_lr=0.1, total_steps=60, cycle_momentum=False),
