@@ -1,6 +1,6 @@
 """fastbp trains dense neural networks on a CPU at the machine's arithmetic limit."""
 
-from fastbp import activations, losses, schedules
+from fastbp import activations, callbacks, losses, schedules
 from fastbp._version import __version__ as __version__
 from fastbp.errors import DivergenceError
 from fastbp.history import History
@@ -38,6 +38,7 @@ __all__ = [
     "TimeLimit",
     "Trainer",
     "activations",
+    "callbacks",
     "losses",
     "precompile",
     "schedules",

@@ -149,6 +149,8 @@ class Driver:
     records : ndarray, shape (n_records,), RECORD, optional
         Of epochs that end during one call; one by default.
     rules : ndarray, shape (n_rules,), RULE, optional
+    look_every : int, optional
+        Epochs, counted from the run's first, after which a call ends; no call goes on over their end.
     """
 
     def __init__(
@@ -161,7 +163,9 @@ class Driver:
         dealing: Dealing,
         records: Array | None = None,
         rules: Array | None = None,
+        look_every: int | None = None,
     ) -> None:
+        self._look_every = look_every
         self._program, plan = program, program.plan
         self._buffers, self._rule, self._position, self.data = buffers, rule, position, data
         self.dealing, self._process = dealing, os.getpid()
@@ -189,6 +193,10 @@ class Driver:
         self._crew.learn(n_workers, int(self._position.cursor["spent"]), self.end - self._start)
         is_cut = status == kernel.STEP_LIMIT and self._position.n_steps < last_step
         return kernel.PAUSED if is_cut else status
+
+    def use(self, rule: Rule) -> None:
+        """Go on by another rule, with the same leaves and moments."""
+        self._rule, self._program.user = rule, None
 
     @property
     def is_lost(self) -> bool:
@@ -258,6 +266,8 @@ class Driver:
         """Return the most steps that one call can take: a schedule is never asked for steps beyond the run's end."""
         position, dealing = self._position, self.dealing
         n_epochs = min(len(self.records), dealing.last_epoch - position.n_epochs)
+        if self._look_every is not None:
+            n_epochs = min(n_epochs, self._look_every - position.n_epochs % self._look_every)
         per_epoch = -(dealing.epoch_size // -dealing.batch_size)
         n_taken = -(int(position.cursor["position"]) // -dealing.batch_size)
         return n_epochs * per_epoch - n_taken

@@ -269,6 +269,10 @@ class History:
             if name not in self._columns:
                 self._columns[name] = np.full(self._columns["epoch"].size, np.nan)
 
+    def _last_row(self) -> dict[str, float]:
+        """Return the last entry of every column, as Python's numbers."""
+        return {name: column[self._length - 1].item() for name, column in self._columns.items()}
+
     def _last(self, name: str) -> float:
         """Return a column's last entry, without a copy of the column."""
         return float(self._columns[name][self._length - 1])

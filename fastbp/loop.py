@@ -25,7 +25,7 @@ from fastbp.stopping import StopRule, TimeLimit
 from fastbp.workers import workers_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from fastbp.driver import Rule
     from fastbp.history import History
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from fastbp.sources import Data
     from fastbp.state import Buffers, RunState
 
-__all__ = ["Limits", "Loop", "Validation"]
+__all__ = ["Callbacks", "Limits", "Loop", "Validation"]
 
 _MAX_EPOCHS_PER_CALL = 1 << 13  # bounds the table of epoch records
 _RESTORED = "EarlyStopping(restore_best=True) has since restored the parameters of the best epoch"
@@ -53,10 +53,18 @@ class Limits(NamedTuple):
 
 
 class Validation(NamedTuple):
-    """Validation data, and the metrics on it."""
+    """Validation data, the metrics on it, and after how many epochs it is looked at."""
 
     data: Data
     metrics: dict[str, Callable[..., float]]
+    every: int
+
+
+class Callbacks(NamedTuple):
+    """What is called after each epoch, with this trainer and a dict of the epoch's columns."""
+
+    functions: tuple[Callable[[Any, dict[str, float]], str | None], ...]
+    trainer: object
 
 
 class _Ended(NamedTuple):
@@ -81,6 +89,7 @@ class Loop:
     data : Data
     limits : Limits
     validation : Validation, optional
+    callbacks : Callbacks
     batch_size : int
         At most the number of samples.
     shuffle, drop_last : bool
@@ -98,6 +107,7 @@ class Loop:
         data: Data,
         limits: Limits,
         validation: Validation | None,
+        callbacks: Callbacks,
         *,
         batch_size: int,
         shuffle: bool,
@@ -114,7 +124,8 @@ class Loop:
         position.data = data
         self._rule = rule
         self._set_aside = buffers.set_aside if buffers.is_untouched else None
-        self._limits, self._validation = limits, validation
+        self._limits, self._validation, self._callbacks = limits, validation, callbacks
+        self.is_calling = False  # a callback
         self._decisions = network.decisions_per_sample
         self._first_step, self._first_epoch = position.n_steps, position.n_epochs
         self._ended = _Ended(self._first_epoch, self._start)
@@ -123,8 +134,8 @@ class Loop:
         n_workers = workers_for(threads, step_cost(network.architecture, batch_size))
         plan = training_plan(network.architecture, rule, batch_size, n_workers, weighted=data.weights is not None)
         program = network.programs.training(plan)
-        # Python looks at every epoch's end if there is validation data.
-        n_records = 1 if validation is not None else min(_MAX_EPOCHS_PER_CALL, last_epoch - self._first_epoch)
+        look_every = self._look_every()
+        n_records = min(look_every or _MAX_EPOCHS_PER_CALL, _MAX_EPOCHS_PER_CALL, last_epoch - self._first_epoch)
         records = np.zeros(n_records, RECORD)
         self._dealing = dealing = Dealing(
             batch_size,
@@ -133,7 +144,7 @@ class Loop:
             seed - 2**64 if seed >= 2**63 else seed,
             last_epoch,
         )
-        self._driver = Driver(program, buffers, rule, position, data, dealing, records, memory.table)
+        self._driver = Driver(program, buffers, rule, position, data, dealing, records, memory.table, look_every)
 
     @property
     def has_begun(self) -> bool:
@@ -161,10 +172,59 @@ class Loop:
 
     def _take_in(self, status: int) -> str | None:
         """Record and validate what the last call of the kernel has done; returns why the fit ends, or None."""
-        has_epochs, validation = self._collect(), self._validation
-        stops_early = has_epochs and validation is not None and self._validate(validation, validation.metrics)
+        reason = self._look_at_epoch() if self._collect() else None
         self._driver.raise_if_failed(status)
-        return "EarlyStopping" if stops_early else self._reason(status)
+        return reason or self._reason(status)
+
+    def _look_every(self) -> int | None:
+        """Return after how many epochs Python looks at the run; None if nothing wants that."""
+        if self._callbacks.functions or {"loss", "accuracy"} & set(self._memory.monitors):
+            return 1
+        return None if self._validation is None else self._validation.every
+
+    def _look_at_epoch(self) -> str | None:
+        """Validate the last epoch if it is due, ask rules and callbacks; returns why the fit ends, or None."""
+        validation = self._validation
+        if validation is not None and self._position.n_epochs % validation.every == 0:
+            self._validate(validation, validation.metrics)
+        if self._memory.monitors:
+            self._judge(self._columns())
+        reason = "EarlyStopping" if self._memory.is_patience_over else None
+        return self._call_back() or reason
+
+    def _columns(self) -> dict[str, float]:
+        """Return what the last epoch has of the columns that rules watch."""
+        is_validated = self._validated >= self._position.n_epochs
+        names = [name for name in self._memory.monitors if is_validated or name in ("loss", "accuracy")]
+        return {name: self._history._last(name) for name in names}
+
+    def _judge(self, values: Mapping[str, float]) -> None:
+        """Ask the rules that watch a column about the present parameters, unless they know these."""
+        n_epochs = self._position.n_epochs
+        if self._memory.judged_epochs < n_epochs:
+            self._show_average()
+            self._memory.judge(n_epochs, values, self._buffers)
+            self._hide_average()
+
+    def _call_back(self) -> str | None:
+        """Call the user's functions; returns the first reason to stop that one of them gives."""
+        reason = None
+        for function in self._callbacks.functions:
+            record = self._history._last_row()
+            self.is_calling = True
+            try:
+                said = function(self._callbacks.trainer, record)
+            finally:
+                self.is_calling = False
+            if said is not None and not isinstance(said, str):
+                raise TypeError(f"callbacks must return None, or a reason to stop as a str, got {said!r}")
+            reason = reason or said
+        return reason
+
+    def use(self, rule: Rule) -> None:
+        """Go on by another rule, with the same leaves and moments."""
+        self._rule = rule
+        self._driver.use(rule)
 
     def finish(self) -> None:
         """Make parameters, position and history whole, and go back to the best epoch if a rule wants that.
@@ -219,8 +279,12 @@ class Loop:
         unvalidated = position.unvalidated
         if self._memory.seen is None:
             self._look(validation)
+        if self._memory.seen is not None and self._memory.judged_epochs < 0:
+            _, loss, accuracy = self._memory.seen
+            self._judge({"validation_loss": loss, "validation_accuracy": accuracy})
         elif unvalidated is not None and unvalidated.tobytes() == self._buffers.params.tobytes():
             self._validate(validation, metrics)
+            self._judge(self._columns())
         position.unvalidated = None
         self._history._add_columns(validation.metrics)
 
@@ -262,11 +326,8 @@ class Loop:
             self._put_records(history)
         return history
 
-    def _validate(self, validation: Validation, metrics: Iterable[str]) -> bool:
-        """Evaluate the present parameters on the validation data, for the last epoch's row and the stop rules.
-
-        What is known already stays. Returns whether the patience of an early-stopping rule is over.
-        """
+    def _validate(self, validation: Validation, metrics: Iterable[str]) -> None:
+        """Evaluate the present parameters on the validation data, for the last epoch's row. What is known stays."""
         n_epochs, history = self._position.n_epochs, self._history
         if self._memory.seen is None or self._memory.seen[0] < n_epochs:
             self._look(validation)
@@ -283,12 +344,11 @@ class Loop:
                 history._fill(n_epochs, **{name: metric_value(name, value)})
             self._hide_average()
         self._ended, self._validated = _Ended(n_epochs, time.perf_counter()), n_epochs
-        return self._memory.is_patience_over
 
     def _look(self, validation: Validation) -> None:
-        """Evaluate the parameters that this fit is to leave on the validation data, for the stop rules."""
+        """Evaluate the parameters that this fit is to leave on the validation data."""
         self._show_average()
-        self._memory.look(self._position.n_epochs, *evaluate(self._network, validation.data), self._buffers)
+        self._memory.look(self._position.n_epochs, *evaluate(self._network, validation.data))
         self._hide_average()
 
     def _show_average(self) -> None:
@@ -312,7 +372,8 @@ class Loop:
 
     def unvalidated(self) -> npt.NDArray[Any] | None:
         """Return a copy of the parameters if the last epoch is not validated: if they stay, the next fit does it."""
-        is_validated = self._validation is None or self._validated >= self._position.n_epochs
+        n_epochs, validation = self._position.n_epochs, self._validation
+        is_validated = validation is None or n_epochs % validation.every > 0 or self._validated >= n_epochs
         if is_validated or self._position.is_mid_epoch or not self.has_begun:
             return None
         return self._buffers.present.params.copy()

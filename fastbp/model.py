@@ -14,12 +14,13 @@ from fastbp.handles import network_handles
 from fastbp.initializers import initialize
 from fastbp.network import Network
 from fastbp.optimizers import Adam, Optimizer
-from fastbp.run import Run
+from fastbp.trainer import Trainer
 from fastbp.workers import checked_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from fastbp.callbacks import Callback
     from fastbp.choices import Choice
     from fastbp.history import History
     from fastbp.layout import Views
@@ -205,6 +206,9 @@ class MLP:
         rate_factors: Sequence[tuple[float, float]] | None = None,
         sample_weight: npt.ArrayLike | None = None,
         class_weight: Mapping[int, float] | str | None = None,
+        callbacks: Callback | Iterable[Callback] = (),
+        validation_split: float | None = None,
+        validation_every: int = 1,
     ) -> History:
         """Train from the present parameters, with a fresh optimizer and history.
 
@@ -215,8 +219,8 @@ class MLP:
         History
             Also kept as `history`, which holds the record so far if the fit is interrupted.
         """
-        run = Run(
-            self._network,
+        trainer = Trainer(
+            self,
             optimizer=optimizer,
             batch_size=batch_size,
             shuffle=shuffle,
@@ -230,7 +234,7 @@ class MLP:
             use_ema=use_ema,
             rate_factors=rate_factors,
         )
-        return run.fit(
+        return trainer.fit(
             x,
             y,
             epochs=epochs,
@@ -241,6 +245,9 @@ class MLP:
             progress=progress,
             sample_weight=sample_weight,
             class_weight=class_weight,
+            callbacks=callbacks,
+            validation_split=validation_split,
+            validation_every=validation_every,
         )
 
     def predict(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fastbp.architecture import Architecture
     from fastbp.history import History
 
-__all__ = ["Network", "network_of"]
+__all__ = ["Network", "Trainable", "network_of"]
 
 _CLASSES = np.dtype(np.int64)
 _PERMITTED = {FRACTIONS: "fractions", COUNTS: "counts", SIGNS: "signs"}
@@ -173,6 +173,12 @@ class Network:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.architecture, self.history = state["architecture"], state["history"]
         self._own(state["params"])
+
+
+class Trainable(Protocol):
+    """An `MLP`, of which trainers know its network alone."""
+
+    _network: Network
 
 
 def network_of(model: object) -> Network:

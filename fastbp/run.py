@@ -5,22 +5,25 @@ from __future__ import annotations
 import copy
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastbp import checks, schedules
+from fastbp.callbacks import check_callbacks
 from fastbp.driver import Stepper, rule_of
 from fastbp.handles import Learning, learner_handles
 from fastbp.history import History, check_metrics
 from fastbp.kernels.handles import POSITIONS
 from fastbp.kernels.losses import FRACTIONS, LABELS
-from fastbp.loop import Limits, Loop, Validation
+from fastbp.loop import Callbacks, Limits, Loop, Validation
 from fastbp.optimizers import check_optimizer
 from fastbp.regularization import regularized
 from fastbp.shaping import PLAIN, Group, LayerShaping, Shaping
 from fastbp.sources import Data
+from fastbp.splitting import split
 from fastbp.state import Buffers, Position, RuleMemory, RunState
 from fastbp.stopping import EarlyStopping, StopRule, check_rules
 from fastbp.workers import checked_threads
@@ -30,10 +33,12 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from fastbp.callbacks import Callback
     from fastbp.driver import Rule
     from fastbp.network import Network
     from fastbp.optimizers import Optimizer
     from fastbp.regularization import Regularizer
+    from fastbp.schedules import LearningRate
 
 __all__ = ["Run"]
 
@@ -83,6 +88,7 @@ class Run:
         self.history = History(seed=self.seed)
         self.buffers = Buffers(network.params, self._rule.n_moments)
         self.state = RunState(Position(), Position(), RuleMemory())
+        self.callback_memory: dict[object, tuple[float, ...]] = {}
         self._positions: npt.NDArray[np.void] | None = None  # for learners in compiled code
         self._stepper: Stepper | None = None
         self._loop: Loop | None = None  # of the fit that runs
@@ -116,6 +122,20 @@ class Run:
             self.__dict__.update(_rule=rule, buffers=buffers, _stepper=None)
 
     @property
+    def learning_rate(self) -> LearningRate:
+        """The optimizer's."""
+        return self._rule.optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: LearningRate) -> None:
+        optimizer = replace(self.optimizer, learning_rate=learning_rate)  # type: ignore[type-var]
+        if self._loop is None or not self._loop.is_calling:
+            self.use(optimizer)
+            return
+        self._rule = self._rule_of(optimizer)
+        self._loop.use(self._rule)
+
+    @property
     def n_steps(self) -> int:
         """Steps taken."""
         return self.state.n_steps
@@ -142,16 +162,25 @@ class Run:
         progress: bool,
         sample_weight: npt.ArrayLike | None,
         class_weight: Mapping[int, float] | str | None,
+        callbacks: Callback | Iterable[Callback],
+        validation_split: float | None,
+        validation_every: int,
+        trainer: object,
     ) -> History:
-        """Train for some epochs or steps more, as `Trainer.fit`."""
+        """Train for some epochs or steps more, as `Trainer.fit`. trainer : for the callbacks."""
         data = self.network.checked_data(x, y, sample_weight=sample_weight, class_weight=class_weight)
+        functions = Callbacks(check_callbacks(callbacks), trainer)
         rules = check_rules(stop)
         limits = Limits(
             epochs=None if epochs is None else checks.positive_int(epochs, "epochs"),
             max_steps=None if max_steps is None else checks.positive_int(max_steps, "max_steps"),
             rules=rules,
         )
-        validation = self._checked_validation(validation_data, check_metrics(metrics), rules)
+        every = checks.positive_int(validation_every, "validation_every")
+        held_out = self._checked_validation(validation_data)
+        if validation_split is not None:
+            data, held_out = self._split(data, validation_split, held_out)
+        validation = self._validation(held_out, check_metrics(metrics), rules, every)
         show_progress = checks.flag(progress, "progress")
         limits.check()
         if callable(self._rule.optimizer.learning_rate):
@@ -164,11 +193,13 @@ class Run:
             before = self.state
             memory = before.memory.for_fit(rules, None if validation is None else validation.data.fingerprint())
             state = before.for_fit(data.fingerprint, memory)
-            loop = self._begin(state, data, limits, validation)
+            loop = self._begin(state, data, limits, validation, functions)
             turn.run(partial(self._train, loop, state, show_progress), finish=partial(self._conclude, loop, before))
         return self.history
 
-    def _begin(self, state: RunState, data: Data, limits: Limits, validation: Validation | None) -> Loop:
+    def _begin(
+        self, state: RunState, data: Data, limits: Limits, validation: Validation | None, callbacks: Callbacks
+    ) -> Loop:
         n_samples = data.x.shape[0]
         return Loop(
             self.network,
@@ -179,6 +210,7 @@ class Run:
             data,
             limits,
             validation,
+            callbacks,
             batch_size=min(self._batch_size or n_samples, n_samples),
             shuffle=self._shuffle,
             drop_last=self._drop_last,
@@ -293,6 +325,7 @@ class Run:
                 "_is_last": self.network.history is self.history,
                 "_buffers": (buffers.params.copy(), buffers.moments.copy(), buffers.set_aside, buffers.first_step),
                 "_rule": self.optimizer,
+                "callback_memory": self.callback_memory.copy(),
             }
         own = self.__dict__ | taken | {"_stepper": None, "_loop": None, "_positions": None}
         del own["buffers"]
@@ -309,17 +342,9 @@ class Run:
         if is_last:
             self.network.history = self.history
 
-    def _checked_validation(
-        self,
-        validation_data: tuple[npt.ArrayLike, ...] | None,
-        metrics: dict[str, Callable[..., float]],
-        rules: tuple[StopRule, ...],
-    ) -> Validation | None:
+    def _checked_validation(self, validation_data: tuple[npt.ArrayLike, ...] | None) -> Data | None:
+        """Return the user's validation data, checked."""
         if validation_data is None:
-            if metrics:
-                raise ValueError("metrics are computed on validation data: pass validation_data=(x, y)")
-            if True in [isinstance(rule, EarlyStopping) for rule in rules]:
-                raise ValueError("EarlyStopping watches the validation loss: pass validation_data=(x, y)")
             return None
         if not isinstance(validation_data, (tuple, list)):
             raise TypeError(f"validation_data must be a pair (x, y), got {type(validation_data).__name__}")
@@ -330,8 +355,36 @@ class Run:
         x, y = validation_data[:2]
         weights = validation_data[2] if len(validation_data) == 3 else None
         names = "validation_data[0]", "validation_data[1]", "validation_data[2]"
-        data = self.network.checked_data(x, y, names, weights)
-        return Validation(data, metrics)
+        return self.network.checked_data(x, y, names, weights)
+
+    def _split(self, data: Data, fraction: float, held_out: Data | None) -> tuple[Data, Data]:
+        """Return what is left of the data, and what is left out to validate with."""
+        if held_out is not None:
+            raise ValueError("validation_split and validation_data both give validation data: pass one of them")
+        fraction = checks.finite_float(fraction, "validation_split", low=0.0, high=1.0, low_open=True, high_open=True)
+        return split(data, fraction, self.seed, self.network.targets == FRACTIONS)
+
+    def _validation(
+        self,
+        data: Data | None,
+        metrics: dict[str, Callable[..., float]],
+        rules: tuple[StopRule, ...],
+        every: int,
+    ) -> Validation | None:
+        early = [rule for rule in rules if isinstance(rule, EarlyStopping)]
+        if data is None:
+            if metrics:
+                raise ValueError("metrics are computed on validation data: pass validation_data=(x, y)")
+            if True in [rule.monitor == "validation_loss" for rule in early]:
+                raise ValueError("EarlyStopping watches the validation loss: pass validation_data=(x, y)")
+        has_accuracy = not math.isnan(self.network.decisions_per_sample)
+        columns = ["loss", "accuracy"][: 1 + has_accuracy]
+        columns += ["validation_loss", "validation_accuracy"][: 1 + has_accuracy] if data is not None else []
+        for rule in early:
+            if rule.monitor not in (*columns, *metrics):
+                known = ", ".join(map(repr, (*columns, *metrics)))
+                raise ValueError(f"monitor of EarlyStopping must be one of {known} in this fit, got {rule.monitor!r}")
+        return None if data is None else Validation(data, metrics, every)
 
 
 def _shaping_of(

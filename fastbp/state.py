@@ -22,7 +22,7 @@ from fastbp.kernels.tables import CURSOR, RULE, TOTALS
 from fastbp.stopping import Convergence, EarlyStopping, StopRule, TargetLoss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from fastbp.sources import Data
 
@@ -217,15 +217,27 @@ class Buffers:
             self.set_aside = None
 
 
-class _Watch(NamedTuple):
-    """What has been seen of the validation data: the last values, the best loss, and how long each rule has waited."""
+class _Seen(NamedTuple):
+    """What an early-stopping rule has seen: the best value (lower is better), how long ago, and what to go back to."""
 
-    n_epochs: int  # ended when the data were last looked at
-    loss: float
-    accuracy: float
-    best_loss: float
-    best: Snapshot | None  # where a rule wants to go back
-    waited: tuple[int, ...]
+    best: float = math.inf
+    waited: int = -1
+    snapshot: Snapshot | None = None
+
+    def after(self, rule: EarlyStopping, value: float, buffers: Buffers) -> _Seen:
+        """Return this after a new value of the rule's column, of the parameters that the buffers show."""
+        value = -value if rule.mode == "max" else value
+        waited = 0 if value < self.best - rule.min_delta else self.waited + 1
+        if not value < self.best:
+            return self._replace(waited=waited)
+        return _Seen(value, waited, buffers.snapshot() if rule.restore_best else None)
+
+
+class _Judged(NamedTuple):
+    """How many epochs had ended when the rules were last asked, and what each has seen."""
+
+    n_epochs: int
+    seen: tuple[_Seen, ...]
 
 
 class RuleMemory:
@@ -243,6 +255,8 @@ class RuleMemory:
         The state of the rules that need the training loss only, which the kernel asks itself, as `RUN` has them.
     start : (int, float) or None
         Epochs that had ended when the validation data were first looked at, and the loss then.
+    seen : (int, float, float) or None
+        Epochs that had ended when they were last looked at, loss and accuracy then.
     """
 
     def __init__(self, rules: Sequence[StopRule] = (), validation: str | None = None) -> None:
@@ -251,7 +265,8 @@ class RuleMemory:
         self._validation = validation
         self.table = np.array([_row_of(rule) for rule in self._of_kernel], RULE)
         self.start: tuple[int, float] | None = None
-        self._watch: _Watch | None = None
+        self.seen: tuple[int, float, float] | None = None
+        self._judged: _Judged | None = None
 
     def for_fit(self, rules: Sequence[StopRule], validation: str | None) -> RuleMemory:
         """Return the memory of a fit by these rules: it goes on where rules and validation data are the same."""
@@ -264,7 +279,7 @@ class RuleMemory:
         if validation == self._validation:
             memory.start = self.start
             if memory._early == self._early:
-                memory._watch = self._watch
+                memory.seen, memory._judged = self.seen, self._judged
         return memory
 
     @property
@@ -276,43 +291,55 @@ class RuleMemory:
         return self._of_kernel[index]
 
     @property
-    def seen(self) -> tuple[int, float, float] | None:
-        """Epochs that had ended when the validation data were last looked at, loss and accuracy; None before that."""
-        return None if self._watch is None else self._watch[:3]
+    def monitors(self) -> tuple[str, ...]:
+        """The columns that rules watch."""
+        return tuple([rule.monitor for rule in self._early])
 
     @property
     def best(self) -> Snapshot | None:
         """The parameters and moments to go back to, if a rule wants that."""
-        return None if self._watch is None else self._watch.best
+        snapshots = [] if self._judged is None else [seen.snapshot for seen in self._judged.seen]
+        return next((snapshot for snapshot in snapshots if snapshot is not None), None)
 
     @property
     def is_patience_over(self) -> bool:
         """Whether a rule has waited long enough."""
-        waited = () if self._watch is None else self._watch.waited
-        return True in [n >= rule.patience for n, rule in zip(waited, self._early, strict=False)]
+        seen = () if self._judged is None else self._judged.seen
+        return True in [each.waited >= rule.patience for each, rule in zip(seen, self._early, strict=False)]
 
-    def look(self, n_epochs: int, loss: float, accuracy: float, buffers: Buffers) -> None:
-        """Take in the validation loss after `n_epochs`; the first is that of the start, which counts as no epoch."""
+    @property
+    def judged_epochs(self) -> int:
+        """Epochs that had ended when the rules were last asked; -1 before that."""
+        return -1 if self._judged is None else self._judged.n_epochs
+
+    def look(self, n_epochs: int, loss: float, accuracy: float) -> None:
+        """Take in what the validation data say after `n_epochs`; the first is the start, which counts as no epoch."""
         if self.start is None:
             self.start = n_epochs, loss
-        before = self._watch
-        waited, best_loss, best = (-1,) * len(self._early), math.inf, None
-        if before is not None:
-            waited, best_loss, best = before.waited, before.best_loss, before.best
-        waited = tuple(
-            [0 if loss < best_loss - rule.min_delta else n + 1 for n, rule in zip(waited, self._early, strict=True)]
+        self.seen = n_epochs, loss, accuracy
+
+    def judge(self, n_epochs: int, values: Mapping[str, float], buffers: Buffers) -> None:
+        """Ask the rules about their columns after `n_epochs`; those without a value have nothing to say."""
+        seen = (_Seen(),) * len(self._early) if self._judged is None else self._judged.seen
+        self._judged = _Judged(
+            n_epochs,
+            tuple(
+                [
+                    each.after(rule, values[rule.monitor], buffers) if rule.monitor in values else each
+                    for each, rule in zip(seen, self._early, strict=True)
+                ]
+            ),
         )
-        if loss < best_loss:
-            best_loss, best = loss, None
-            if True in [rule.restore_best for rule in self._early]:
-                best = buffers.snapshot()
-        self._watch = _Watch(n_epochs, loss, accuracy, best_loss, best, waited)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.table = owned(self.table, RULE)
-        if self._watch is not None and self._watch.best is not None:
-            self._watch = self._watch._replace(best=self._watch.best.owned())
+        if self._judged is not None:
+            own = [
+                each if each.snapshot is None else each._replace(snapshot=each.snapshot.owned())
+                for each in self._judged.seen
+            ]
+            self._judged = self._judged._replace(seen=tuple(own))
 
 
 def _row_of(rule: TargetLoss | Convergence) -> tuple[float, ...]:

@@ -54,12 +54,12 @@ class Convergence(StopRule):
 
 @dataclass(frozen=True)
 class EarlyStopping(StopRule):
-    """Stop when the validation loss has ceased to improve, and go back to the best parameters.
+    """Stop when the validation loss, or another column of the history, has ceased to improve; go back to the best.
 
-    After each whole epoch its validation loss is compared with `best`, the lowest of the earlier epochs and of the
-    parameters at the start. The epoch counts as an improvement if ``validation_loss < best - min_delta``; the run stops
-    after `patience` epochs in a row without one. A fit with this rule needs `validation_data`; on other data the rule
-    starts anew.
+    After each whole epoch that was validated its value is compared with `best`, the lowest of the earlier epochs and,
+    of validation loss and accuracy, of the parameters at the start. The epoch counts as an improvement if
+    ``value < best - min_delta``; the run stops after `patience` such epochs in a row without one. A rule on a
+    validation column needs validation data; on other data it starts anew.
 
     Parameters
     ----------
@@ -68,9 +68,15 @@ class EarlyStopping(StopRule):
     min_delta : float, default 0.0
         Absolute improvement, >= 0, in units of the loss.
     restore_best : bool, default True
-        Whether the model gets the parameters of the epoch with the lowest validation loss, or of the start, however
-        the run ends. The run itself does not go back: the next `Trainer.fit` goes on from its last step, as if it had
-        been one fit, unless somebody has written to the parameters since or taken a step.
+        Whether the model gets the parameters of the best epoch, or of the start, however the run ends. Of several
+        rules, the first one's. The run itself does not go back: the next `Trainer.fit` goes on from its last step, as
+        if it had been one fit, unless somebody has written to the parameters since or taken a step.
+
+    monitor : str, default "validation_loss"
+        Name of the column: ``"validation_loss"``, ``"validation_accuracy"``, ``"loss"``, ``"accuracy"`` (these two of
+        training), or of one of the fit's `metrics`.
+    mode : {"min", "max"}, default "min"
+        Whether lower or higher is better.
 
     References
     ----------
@@ -78,18 +84,31 @@ class EarlyStopping(StopRule):
 
     Examples
     --------
-    >>> EarlyStopping(patience=5)
-    EarlyStopping(patience=5, min_delta=0.0, restore_best=True)
+    >>> EarlyStopping(patience=5).monitor
+    'validation_loss'
+    >>> EarlyStopping(monitor="validation_accuracy", mode="max").patience
+    10
     """
 
     patience: int = 10
     min_delta: float = 0.0
     restore_best: bool = True
+    monitor: str = "validation_loss"
+    mode: str = "min"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.monitor, str):
+            raise TypeError(f"monitor must be the name of a column, a str, got {checks.shown(self.monitor)}")
+        if self.mode not in ("min", "max"):
+            raise ValueError(f"mode must be 'min' or 'max', got {checks.shown(self.mode)}")
         object.__setattr__(self, "patience", checks.positive_int(self.patience, "patience"))
         object.__setattr__(self, "min_delta", checks.finite_float(self.min_delta, "min_delta", low=0.0))
         object.__setattr__(self, "restore_best", checks.flag(self.restore_best, "restore_best"))
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether the column is one of validation data."""
+        return self.monitor not in ("loss", "accuracy")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fastbp import checks
 from fastbp.network import network_of
@@ -15,15 +15,20 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from fastbp.callbacks import Callback
     from fastbp.history import History
-    from fastbp.model import MLP
+    from fastbp.network import Trainable
     from fastbp.regularization import Regularizer
+    from fastbp.schedules import LearningRate
     from fastbp.stopping import StopRule
 
 __all__ = ["Trainer"]
 
 
-class Trainer:
+M = TypeVar("M", bound="Trainable")
+
+
+class Trainer(Generic[M]):
     """Trains a model and can go on where it stopped: moments, step count, schedule and shuffle are kept.
 
     Parameters
@@ -73,6 +78,8 @@ class Trainer:
         A copy of the average of the parameters, if there is one: of `ema`, or of `ScheduleFreeAdamW`.
     optimizer : Optimizer
         May be assigned between fits.
+    learning_rate : float, schedule or callable
+        The optimizer's. May be assigned, in a callback too.
 
     Raises
     ------
@@ -106,7 +113,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: MLP,
+        model: M,
         *,
         optimizer: Optimizer = Adam(),  # noqa: B008 - frozen
         batch_size: int | None = 32,
@@ -144,7 +151,7 @@ class Trainer:
         return f"Trainer({self.model!r}, optimizer={self.optimizer!r}, n_steps={self.n_steps}, seed={self.seed})"
 
     @property
-    def model(self) -> MLP:
+    def model(self) -> M:
         """The model."""
         return self._model
 
@@ -167,6 +174,20 @@ class Trainer:
     @optimizer.setter
     def optimizer(self, optimizer: Optimizer) -> None:
         self._run.use(optimizer)
+
+    @property
+    def learning_rate(self) -> LearningRate:
+        """The optimizer's learning rate, a number or a schedule. Assign another one, in a callback too."""
+        return self._run.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: LearningRate) -> None:
+        self._run.learning_rate = learning_rate
+
+    @property
+    def callback_memory(self) -> dict[object, tuple[float, ...]]:
+        """What callbacks remember, each under itself; copied and pickled with the trainer."""
+        return self._run.callback_memory
 
     @property
     def history(self) -> History:
@@ -199,6 +220,9 @@ class Trainer:
         progress: bool = False,
         sample_weight: npt.ArrayLike | None = None,
         class_weight: Mapping[int, float] | str | None = None,
+        callbacks: Callback | Iterable[Callback] = (),
+        validation_split: float | None = None,
+        validation_every: int = 1,
     ) -> History:
         """Train for some epochs or steps more.
 
@@ -234,6 +258,15 @@ class Trainer:
         class_weight : dict of int to float, or "balanced", optional
             Weights of classes, 1 where there is none; they multiply those of the samples. Balanced: each class has the
             same weight in all. y must be integer classes, or 0 and 1 for one sigmoid output.
+        callbacks : callable or iterable of them
+            ``f(trainer, record) -> None or str``, called after each epoch, and after its validation. `record` is a dict
+            of the epoch's columns, as `History` has them; a str ends the fit with that reason. It may set
+            `learning_rate`. See `fastbp.callbacks`.
+        validation_split : float, optional
+            Share of the samples, in (0, 1), that are left out and validate the fit: chosen at random by the trainer's
+            seed, of each class alike. The rest is copied.
+        validation_every : int, default 1
+            Epochs from one validation to the next, counted from the run's first.
 
         Returns
         -------
@@ -270,6 +303,10 @@ class Trainer:
             progress=progress,
             sample_weight=sample_weight,
             class_weight=class_weight,
+            callbacks=callbacks,
+            validation_split=validation_split,
+            validation_every=validation_every,
+            trainer=self,
         )
 
     def step(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
@@ -352,7 +389,7 @@ class Trainer:
         """
         return self._run.compiled(max_batch, n, n_steps, self)
 
-    def __copy__(self) -> Trainer:
+    def __copy__(self) -> Trainer[M]:
         """Return a copy that shares nothing with this trainer: its model is a copy too."""
         return copy.deepcopy(self)
 

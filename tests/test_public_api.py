@@ -41,20 +41,21 @@ NAMES = [
     "TimeLimit",
     "Trainer",
     "activations",
+    "callbacks",
     "losses",
     "precompile",
     "schedules",
     "show_versions",
 ]
 SHAPING = "regularize=(), clip_norm=None, clip_value=None, ema=None, use_ema=False, rate_factors=None"
-WEIGHTS = "sample_weight=None, class_weight=None"
+RUN = "sample_weight=None, class_weight=None, callbacks=(), validation_split=None, validation_every=1"
 MLP = """sizes, activation="relu", output="identity", *, loss=None, init="auto", dtype="float32", seed=None"""
 MLP_FIT = f"""x, y, *, optimizer=Adam(), batch_size=32, epochs=100, max_steps=None, validation_data=None, stop=(),
-    metrics=None, shuffle=True, drop_last=False, progress=False, threads=1, seed=None, {SHAPING}, {WEIGHTS}"""
+    metrics=None, shuffle=True, drop_last=False, progress=False, threads=1, seed=None, {SHAPING}, {RUN}"""
 TRAINER = f"""model, *, optimizer=Adam(), batch_size=32, shuffle=True, drop_last=False, threads=1, seed=None,
     {SHAPING}"""
 TRAINER_FIT = f"""x, y, *, epochs=100, max_steps=None, validation_data=None, stop=(), metrics=None, progress=False,
-    {WEIGHTS}"""
+    {RUN}"""
 ADAM = "learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8"
 
 
@@ -91,7 +92,10 @@ ADAM = "learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8"
         (fastbp.InputNoise, "std"),
         (fastbp.LabelSmoothing, "rate"),
         (fastbp.Convergence, "tol=1e-4, patience=10"),
-        (fastbp.EarlyStopping, "patience=10, min_delta=0.0, restore_best=True"),
+        (
+            fastbp.EarlyStopping,
+            "patience=10, min_delta=0.0, restore_best=True, monitor='validation_loss', mode='min'",
+        ),
         (fastbp.TargetLoss, "value"),
         (fastbp.TimeLimit, "seconds"),
         (schedules.Warmup, "steps, then"),
@@ -134,7 +138,7 @@ def test_objects_have_the_documented_attributes(make):
     value = make()
     names = {
         fastbp.MLP: ("params", "weights", "biases", "n_params", "history", "seed"),
-        fastbp.Trainer: ("model", "history", "n_steps", "seed", "ema_params"),
+        fastbp.Trainer: ("model", "history", "n_steps", "seed", "ema_params", "optimizer", "learning_rate"),
     }
     for name in names[type(value)]:
         assert hasattr(value, name)
