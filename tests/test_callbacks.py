@@ -195,10 +195,13 @@ def test_validation_split_of_classes_has_the_same_share_of_each(fraction):
     parts = {}
     model = fastbp.MLP((1, 3), output="softmax", seed=0)
     for seed in (0, 0, 1):
-        trainer = Trainer(model, seed=seed)
-        seen = []
+        trainer, seen = Trainer(model, seed=seed), []
         trainer.fit(
-            x, y, epochs=1, validation_split=fraction, metrics={"n": lambda y, p: seen.append(y.copy()) or len(y)}
+            x,
+            y,
+            epochs=1,
+            validation_split=fraction,
+            metrics={"n": lambda y, p, seen=seen: seen.append(y.copy()) or len(y)},
         )
         assert trainer.history["n"][0] == round(100 * fraction)
         counts = np.bincount(seen[0], minlength=3)

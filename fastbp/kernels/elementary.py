@@ -172,7 +172,8 @@ def exp_negative_factor(x):
 def exp(x):
     """e**x, infinite where that is larger than the inverse of the smallest that `exp_negative` gives."""
     power = exp_negative(-absolute(x))
-    return where(x > 0.0, 1.0 / power, power)
+    # x > 0 but for what is lost beside 1: some LLVMs would compare x as it was before it was flushed, a subnormal.
+    return where(x + 1.0 > 1.0, 1.0 / power, power)
 
 
 @inline
