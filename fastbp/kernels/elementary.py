@@ -170,10 +170,8 @@ def exp_negative_factor(x):
 
 @inline
 def exp(x):
-    """e**x, infinite where that is larger than the inverse of the smallest that `exp_negative` gives."""
-    power = exp_negative(-absolute(x))
-    # x > 0 but for what is lost beside 1: some LLVMs would compare x as it was before it was flushed, a subnormal.
-    return where(x + 1.0 > 1.0, 1.0 / power, power)
+    """e**x; infinite where it overflows, and 0 where `flush` would take it there."""
+    return _exp(minimum(_EXP_MAX(x), x))
 
 
 @inline
