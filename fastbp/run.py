@@ -20,6 +20,7 @@ from fastbp.kernels.handles import POSITIONS
 from fastbp.kernels.losses import FRACTIONS, LABELS
 from fastbp.loop import Callbacks, Limits, Loop, Validation
 from fastbp.optimizers import check_optimizer
+from fastbp.rate_finder import find_rate
 from fastbp.regularization import regularized
 from fastbp.shaping import PLAIN, Group, LayerShaping, Shaping
 from fastbp.sources import Data
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from fastbp.driver import Rule
     from fastbp.network import Network
     from fastbp.optimizers import Optimizer
+    from fastbp.rate_finder import RateCurve
     from fastbp.regularization import Regularizer
     from fastbp.schedules import LearningRate
 
@@ -256,6 +258,24 @@ class Run:
                 self._stepper = stepper
             loss = turn.run(partial(stepper.step, data, with_loss), finish=stepper.finish)
         return loss  # noqa: RET504 - nothing comes between the call and leaving the turn
+
+    def find_learning_rate(
+        self, x: npt.ArrayLike, y: npt.ArrayLike, low: float, high: float, n_steps: int
+    ) -> RateCurve:
+        """Return the losses of steps with a growing rate, as `Trainer.find_learning_rate`."""
+        low = checks.finite_float(low, "low", low=0.0, low_open=True)
+        high = checks.finite_float(high, "high", low=low, low_open=True)
+        if checks.positive_int(n_steps, "n_steps") < 3:
+            raise ValueError(f"n_steps must be 3 or more, got {n_steps}")
+        data, other = self.network.checked_data(x, y), copy.deepcopy(self)
+        n_samples = data.x.shape[0]
+
+        def step(rate: float, rows: npt.NDArray[np.intp]) -> float:
+            other.learning_rate = rate
+            return other._step(replace(data, x=data.x[rows], y=data.y[rows]))
+
+        batch_size = min(self._batch_size or n_samples, n_samples)
+        return find_rate(step, n_samples, batch_size, np.geomspace(low, high, n_steps), self.seed)
 
     def compiled(self, max_batch: int, n: int | None, n_steps: int | None, user: object) -> npt.NDArray[Any]:
         """Return handles of learners that share parameters, moments and counts with this run, as `Trainer.compiled`."""

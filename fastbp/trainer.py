@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fastbp.callbacks import Callback
     from fastbp.history import History
     from fastbp.network import Trainable
+    from fastbp.rate_finder import RateCurve
     from fastbp.regularization import Regularizer
     from fastbp.schedules import LearningRate
     from fastbp.stopping import StopRule
@@ -359,6 +360,44 @@ class Trainer(Generic[M]):
         1
         """
         self._run.step_from(x, d_out)
+
+    def find_learning_rate(
+        self, x: npt.ArrayLike, y: npt.ArrayLike, *, low: float = 1e-6, high: float = 10.0, n_steps: int = 200
+    ) -> RateCurve:
+        """Take steps with a growing learning rate, on a copy of this trainer, until the loss diverges.
+
+        Parameters
+        ----------
+        x, y : array_like
+            As for `fit`.
+        low, high : float, default 1e-6 and 10
+            The first and the last rate, 0 < low < high; each is the same multiple of the one before.
+        n_steps : int, default 200
+            At least 3.
+
+        Returns
+        -------
+        RateCurve
+            With `rates`, `losses`, a `suggestion` and `plot()`. This trainer and its model are as before.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For wrong arguments, and if the first steps diverge already.
+
+        References
+        ----------
+        L. N. Smith, "Cyclical learning rates for training neural networks", WACV 2017, section 3.3.
+
+        Examples
+        --------
+        >>> import numpy as np, fastbp
+        >>> x = np.random.default_rng(0).standard_normal((256, 4))
+        >>> curve = Trainer(fastbp.MLP([4, 8, 1], seed=0), seed=0).find_learning_rate(x, x[:, 0])
+        >>> 1e-4 < curve.suggestion < 1.0
+        True
+        """
+        return self._run.find_learning_rate(x, y, low, high, n_steps)
 
     def compiled(self, max_batch: int, n: int | None = None, *, n_steps: int | None = None) -> npt.NDArray[Any]:
         """Return a handle with which functions compiled by Numba train the model, by `fastbp.embed`.

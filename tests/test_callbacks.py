@@ -321,3 +321,45 @@ def test_reduce_on_plateau_needs_its_column_and_a_number():
         trainer.fit(*data(), epochs=2, callbacks=callbacks.ReduceOnPlateau(monitor="hits"))
     with pytest.raises(TypeError, match="needs a learning rate that is a number"):
         trainer.fit(*data(), epochs=5, callbacks=ReduceOnPlateau(patience=0, monitor="loss", threshold=0.9))
+
+
+def test_find_learning_rate_suggests_where_the_loss_falls_and_leaves_the_trainer_as_it_was():
+    x, y = data(256)
+    for optimizer in (fastbp.Adam(), fastbp.SGD(), fastbp.ScheduleFreeAdamW(), fastbp.Adam(lambda step: 1e-3)):
+        trainer = regressor(optimizer=optimizer, batch_size=32, regularize=fastbp.Dropout(0.1))
+        trainer.fit(x, y, epochs=1)
+        before = pickle.dumps(trainer) if isinstance(trainer.learning_rate, float) else None
+        params = trainer.model.params.copy()
+        curve = trainer.find_learning_rate(x, y)
+        assert trainer.model.params.tobytes() == params.tobytes()
+        assert before is None or pickle.dumps(trainer) == before
+        assert trainer.optimizer == optimizer
+        assert (np.diff(curve.rates) > 0).all()
+        assert curve.losses.shape == curve.rates.shape
+        assert curve.rates[0] < curve.suggestion < curve.rates[-1]
+        again = trainer.find_learning_rate(x, y)
+        assert again.losses.tobytes() == curve.losses.tobytes()
+
+
+def test_find_learning_rate_stops_where_the_loss_diverges_and_plots(tmp_path):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    x, y = data(256)
+    curve = regressor(optimizer=fastbp.SGD(), batch_size=32).find_learning_rate(x, y, high=1e6)
+    assert curve.rates[-1] < 1e6
+    ax = curve.plot()
+    assert (ax.get_xlabel(), ax.get_xscale()) == ("learning rate", "log")
+    ax.figure.savefig(tmp_path / "curve.png")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"low": 0.0}, "low must be a finite number > 0"),
+        ({"low": 1.0, "high": 0.5}, "high must be a finite number > 1"),
+        ({"n_steps": 2}, "n_steps must be 3 or more, got 2"),
+    ],
+)
+def test_find_learning_rate_refuses_wrong_bounds(options, message):
+    with pytest.raises(ValueError, match=message):
+        regressor().find_learning_rate(*data(), **options)
