@@ -11,7 +11,7 @@ import pytest
 
 import fastbp
 from fastbp import schedules
-from fastbp.optimizers import Optimizer, _Moments
+from fastbp.optimizers import Moments, Optimizer
 from fastbp.regularization import Regularizer
 from fastbp.stopping import StopRule
 
@@ -146,8 +146,8 @@ def test_objects_have_the_documented_attributes(make):
 
 
 def test_optimizers_and_stop_rules_are_frozen_dataclasses():
-    for base in (Optimizer, _Moments, Regularizer, StopRule, schedules.Schedule):
-        for cls in set(base.__subclasses__()) - {_Moments}:
+    for base in (Optimizer, Moments, Regularizer, StopRule, schedules.Schedule):
+        for cls in set(base.__subclasses__()) - {Moments}:
             assert dataclasses.is_dataclass(cls)
             assert cls.__dataclass_params__.frozen
 
