@@ -334,7 +334,7 @@ class Plan:
     def first_sums(self) -> tuple[int, ...]:
         """Where the sums of each layer's rows begin, a sum for each row of `C_BLOCK` columns; how many there are."""
         shaping = self.shaping
-        if not (shaping.penalizes or shaping.clips):
+        if shaping is PLAIN or not (shaping.penalizes or shaping.clips):
             return (0,) * (self.layout.n_layers + 1)
         return tuple(accumulate([(n_in + 1) * -(-n_out // C_BLOCK) for n_in, n_out in self.layers], initial=0))
 
@@ -391,14 +391,6 @@ class Plan:
             gather.copy: self.derives or shape.drops or keeps_z,
             transpose.panels_to_rows: True,
             transpose.panels_to_features: is_narrow or lists_gradients,
-            noise.drop: shape.drops,
-            noise.add_noise: shape.noise > 0.0,
-            shaping.smooth: shape.smoothing > 0.0 and self.with_loss,
-            shaping.penalize: shape.penalizes,
-            shaping.clip: shape.clips,
-            shaping.scale: shape.clips_norm,
-            shaping.limit_columns: shape.limits_norms,
-            shaping.average: shape.averages,
             updates.flush_rows: self.trains and self.rule is None,
             samples.forward_block: True,
             samples.loss_block: self.with_loss,
@@ -408,9 +400,6 @@ class Plan:
             samples.gradient_block: self.trains and self.is_small,
             parameters.parameters_of_network: self.trains and self.is_small,
             parameters.parameters_of_tile: self.trains and not self.is_small,
-            parameters.update_of_network: shape.clips_norm and self.is_small,
-            parameters.update_of_tile: shape.clips_norm and not self.is_small,
-            parameters.constrain_layer: shape.limits_norms,
             training.train_steps: self.trains,
             steps.take_step: self.trains,
             training.evaluate_range: self.with_loss and not self.trains,
@@ -418,14 +407,33 @@ class Plan:
             derivatives.vjp_range: self.derives,
             derivatives.jvp_range: self.derives,
         }
+        if shape is not PLAIN:
+            needed |= self._shaping_leaves()
         loss = self.loss.leaf if self.with_loss else None
         rule = dict.fromkeys(updates.Rule._fields) if self.rule is None else self.rule._asdict()
         weighted_loss = self.loss.weighted_leaf if self.with_loss and self.weighted else None
-        leaves: dict[str, Leaf | None] = {"loss": loss, "weighted_loss": weighted_loss, **rule}
+        leaves: dict[str, Leaf | None] = {"loss": loss, "weighted_loss": weighted_loss, **rule, **_NO_SHAPING}
         for leaf, is_needed in needed.items():
             field = FIELDS_OF_LEAVES.get(leaf.__name__, leaf.__name__)
             leaves[field] = leaf if is_needed else leaves.get(field)
         return leaves
+
+    def _shaping_leaves(self) -> dict[Leaf, bool]:
+        """Return the leaves of what shapes a step, and whether this one needs them."""
+        shape = self.shaping
+        return {
+            noise.drop: shape.drops,
+            noise.add_noise: shape.noise > 0.0,
+            shaping.smooth: shape.smoothing > 0.0 and self.with_loss,
+            shaping.penalize: shape.penalizes,
+            shaping.clip: shape.clips,
+            shaping.scale: shape.clips_norm,
+            shaping.limit_columns: shape.limits_norms,
+            shaping.average: shape.averages,
+            parameters.update_of_network: shape.clips_norm and self.is_small,
+            parameters.update_of_tile: shape.clips_norm and not self.is_small,
+            parameters.constrain_layer: shape.limits_norms,
+        }
 
     def costs(self, n_samples: int) -> tuple[int, int]:
         """Return rough costs of a task of either phase of a step, in multiply-adds."""
@@ -437,6 +445,14 @@ class Plan:
             parameters_cost += _gradient_cost(self.layout, in_super_block)
         return block_cost + TASK_COST, parameters_cost // self.n_tasks + TASK_COST
 
+
+# Fields of `LEAVES` of what shapes a step: 0 where nothing does.
+_NO_SHAPING = dict.fromkeys(
+    (
+        *("drop", "add_noise", "smooth", "penalize", "clip", "scale", "limit_columns", "average"),
+        *("clipped_update", "constrain"),
+    )
+)
 
 # Fields of `LEAVES` that are not named as their leaf.
 FIELDS_OF_LEAVES = {

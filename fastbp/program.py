@@ -338,8 +338,8 @@ class Program:
             "gradient": self._gradient(index, gradient, grads),
             "h_whole": base + h_in,
             "dropout": shaping.dropout,
-            "of_weights": shaping.of_weights._asdict(),
-            "of_biases": shaping.of_biases._asdict(),
+            "of_weights": tuple(shaping.of_weights),  # in the table's order
+            "of_biases": tuple(shaping.of_biases),
             "max_norm": shaping.max_norm,
             "first_sum": plan.first_sums[index],
         }

@@ -90,4 +90,4 @@ class Shaping(NamedTuple):
 
 _NOTHING = LayerShaping()
 PLAIN = Shaping()
-"""Nothing at all."""
+"""Nothing at all; the only one that says so, which is asked for by `is`."""

@@ -11,6 +11,8 @@ from scipy import stats
 import fastbp
 import reference
 from fastbp import Trainer
+from fastbp.kernels.tables import GROUP
+from fastbp.shaping import Group
 
 SIZES = {"one task": (5, 9, 3), "tiles": (5, 190, 80, 3)}  # the latter has more than `plan.SMALL_NETWORK` parameters
 SEED, RATE = 7, 0.05
@@ -328,6 +330,10 @@ def test_norm_that_is_not_finite_is_a_divergence_before_the_step(sizes):
     assert trainer.n_steps == 0
     trainer.step(*data(8))
     assert trainer.n_steps == 1
+
+
+def test_groups_are_written_in_the_tables_order():
+    assert Group._fields == GROUP.names
 
 
 WRONG = [

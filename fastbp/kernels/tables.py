@@ -378,7 +378,7 @@ BORDER = np.dtype(
 
 
 def fill(records: npt.NDArray[np.void], index: int, values: Mapping[str, Any]) -> None:
-    """Write a record: a value for every field and for no other; those of a nested record are such values themselves.
+    """Write a record: a value for every field and for no other; those of a nested record are such values, or a tuple.
 
     Examples
     --------
@@ -395,8 +395,8 @@ def _in_order(dtype: np.dtype[Any], values: Mapping[str, Any]) -> tuple[Any, ...
     if set(values) != set(names):
         raise TypeError(f"fields {sorted(set(values) ^ set(names))} are missing, or there are no such")
     ordered = []
-    for name in names:
-        ordered.append(_in_order(dtype[name], values[name]) if dtype[name].names else values[name])
+    for name, value in zip(names, map(values.__getitem__, names), strict=True):
+        ordered.append(_in_order(dtype[name], value) if type(value) is dict else value)
     return tuple(ordered)
 
 
