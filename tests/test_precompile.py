@@ -42,12 +42,25 @@ for dtype in ("float32", "float64"):
     for output in ACTIVATIONS:
         for loss in LOSSES:
             try:
-                model = fastbp.MLP([3, 5, 2], output if output != "softmax" else "relu", output, loss=loss, dtype=dtype)
+                hidden = output if ACTIVATIONS[output].is_hidden else "relu"
+                model = fastbp.MLP([3, 5, 2], hidden, output, loss=loss, dtype=dtype)
             except ValueError:
                 continue
-            y = x[:, :2] if loss != "cross_entropy" else np.arange(700) % 2
-            for optimizer in optimizers:
-                model.fit(x, y, optimizer=optimizer, max_steps=1, validation_data=(x, y), threads=2)
+            signs = np.where(x[:, :2] < 0.5, -1.0, 1.0)
+            y = {"cross_entropy": np.arange(700) % 2, "hinge": signs}.get(loss, x[:, :2])
+            model.fit(x, y, max_steps=1, validation_data=(x, y), threads=2)
+            model.fit(x, y, max_steps=1, sample_weight=x[:, 0], validation_data=(x, y, x[:, 0]))
+    for optimizer in optimizers:
+        model.fit(x, y, optimizer=optimizer, max_steps=1)
+    everything = dict(
+        regularize=[fastbp.L2(0.1), fastbp.MaxNorm(1), fastbp.Dropout(0.5), fastbp.InputNoise(0.1)],
+        clip_norm=1.0,
+        ema=0.9,
+        max_steps=1,
+    )
+    for sizes in ([3, 5, 2], [3, 700, 700, 2]):
+        for options in (everything, {"regularize": fastbp.LabelSmoothing(0.1), "max_steps": 1}):
+            fastbp.MLP(sizes, output="sigmoid", dtype=dtype).fit(x, x[:, :2], **options)
     wide = fastbp.MLP([3, 700, 700, 2], dtype=dtype)
     for n_samples in (1, 2, 9, 700):
         wide.loss_and_grad(x[:n_samples], x[:n_samples, :2])

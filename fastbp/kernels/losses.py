@@ -130,10 +130,11 @@ def _loss_of_errors(name, formula, numbers_of=no_constants):
     formula : (f(e), f'(e)) from (e, numbers), with the constants.
     """
 
-    @inline
     def of_output(output, target, numbers):
         loss, derivative = formula(output - target, numbers)
         return loss, derivative, splat(loss, 0.0)
+
+    of_output.__name__ = of_output.__qualname__ = f"{name}_of_output"  # by which the leaf is kept on disk
 
     def loss(output, targets, weights, d, n_out, n_samples, scale, constants, sums):
         n, numbers = n_out * n_samples, numbers_of(constants)
@@ -148,7 +149,7 @@ def _loss_of_errors(name, formula, numbers_of=no_constants):
 
     loss.__name__ = loss.__qualname__ = name
     loss.__doc__ = f"Mean over the outputs of {formula.py_func.__doc__}"
-    return leaf(_signature)(loss), _weighted_leaf(name, of_output, numbers_of)
+    return leaf(_signature)(loss), _weighted_leaf(name, inline(of_output), numbers_of)
 
 
 @inline
