@@ -160,6 +160,8 @@ def test_loss_and_gradient_of_a_million_samples_are_right_for_every_loss(loss, o
         y = np.array([1])
     elif loss == "binary_cross_entropy":
         y = np.array([[0, 1, 1]], np.float32)
+    elif loss == "hinge":
+        y = -np.ones((1, 3), np.float32)
     params = positive(rng, reference.n_params(sizes))
     model = fastbp.MLP(sizes, output=output, loss=loss, init=params)
     expected_loss, expected_grad = reference.loss_and_grad(
