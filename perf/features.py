@@ -75,6 +75,7 @@ class Run:
         model = fastbp.MLP(shape.sizes, shape.activation, shape.output, loss=shape.loss, dtype=dtype, seed=0)
         self.trainer = fastbp.Trainer(model, batch_size=shape.batch_size, seed=0, **feature.of_trainer)
         self.of_fit, self.n_epochs = feature.of_fit, 1
+        self.seconds()  # compiles
         while self.seconds() < SECONDS:
             self.n_epochs *= 2
 
