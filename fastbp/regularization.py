@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fastbp import checks
 
@@ -53,29 +53,45 @@ def _numbers_of(layers: tuple[int, ...] | None, n: int, what: str) -> set[int]:
 
 
 def _changed(
-    shaping: Shaping, layers: tuple[int, ...] | None, n: int, what: str, change: Callable[[LayerShaping], LayerShaping]
+    shaping: Shaping, layers: tuple[int, ...] | None, what: str, change: Callable[[LayerShaping], LayerShaping]
 ) -> Shaping:
-    """Return `shaping` with what is said of these layers, of the first n, changed."""
-    meant = _numbers_of(layers, n, what)
+    """Return `shaping` with what is said of these layers changed."""
+    meant = _numbers_of(layers, len(shaping.layers), what)
     own = [change(layer) if index in meant else layer for index, layer in enumerate(shaping.layers)]
     return shaping._replace(layers=tuple(own))
 
 
-def _with_penalty(shaping: Shaping, regularizer: L1 | L2, field: str) -> Shaping:
-    field += "_per_batch" if regularizer.per_batch else ""
+@dataclass(frozen=True)
+class _Penalty(Regularizer):
+    """A function of the weights that is added to the loss."""
 
-    def penalized(group: Group) -> Group:
-        return group._replace(**{field: getattr(group, field) + regularizer.rate})
+    rate: float
+    biases: bool = False
+    per_batch: bool = False
+    layers: tuple[int, ...] | None = None
+    _field: ClassVar[str]  # of `Group`
 
-    def change(layer: LayerShaping) -> LayerShaping:
-        of_biases = penalized(layer.of_biases) if regularizer.biases else layer.of_biases
-        return layer._replace(of_weights=penalized(layer.of_weights), of_biases=of_biases)
+    def __post_init__(self) -> None:
+        self._set_rate()
+        object.__setattr__(self, "biases", checks.flag(self.biases, "biases"))
+        object.__setattr__(self, "per_batch", checks.flag(self.per_batch, "per_batch"))
+        self._check_layers()
 
-    return _changed(shaping, regularizer.layers, len(shaping.layers), type(regularizer).__name__, change)
+    def _shaped(self, shaping: Shaping) -> Shaping:
+        field = self._field + ("_per_batch" if self.per_batch else "")
+
+        def penalized(group: Group) -> Group:
+            return group._replace(**{field: getattr(group, field) + self.rate})
+
+        def change(layer: LayerShaping) -> LayerShaping:
+            of_biases = penalized(layer.of_biases) if self.biases else layer.of_biases
+            return layer._replace(of_weights=penalized(layer.of_weights), of_biases=of_biases)
+
+        return _changed(shaping, self.layers, type(self).__name__, change)
 
 
 @dataclass(frozen=True)
-class L2(Regularizer):
+class L2(_Penalty):
     """Add ``rate / 2 * sum(w**2)`` to the training loss (ridge, Tikhonov): ``rate * w`` to the gradient.
 
     The penalty is in the training loss and in the history, not in `MLP.loss`. With adaptive optimizers, such as Adam,
@@ -102,23 +118,11 @@ class L2(Regularizer):
     L2(rate=0.0001, biases=False, per_batch=False, layers=None)
     """
 
-    rate: float
-    biases: bool = False
-    per_batch: bool = False
-    layers: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        self._set_rate()
-        object.__setattr__(self, "biases", checks.flag(self.biases, "biases"))
-        object.__setattr__(self, "per_batch", checks.flag(self.per_batch, "per_batch"))
-        self._check_layers()
-
-    def _shaped(self, shaping: Shaping) -> Shaping:
-        return _with_penalty(shaping, self, "l2")
+    _field: ClassVar[str] = "l2"
 
 
 @dataclass(frozen=True)
-class L1(Regularizer):
+class L1(_Penalty):
     """Add ``rate * sum(abs(w))`` to the training loss (lasso): ``rate * sign(w)`` to the gradient, 0 where w is 0.
 
     The penalty is in the training loss and in the history, not in `MLP.loss`.
@@ -139,19 +143,7 @@ class L1(Regularizer):
     L1(rate=1e-05, biases=False, per_batch=False, layers=(0,))
     """
 
-    rate: float
-    biases: bool = False
-    per_batch: bool = False
-    layers: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        self._set_rate()
-        object.__setattr__(self, "biases", checks.flag(self.biases, "biases"))
-        object.__setattr__(self, "per_batch", checks.flag(self.per_batch, "per_batch"))
-        self._check_layers()
-
-    def _shaped(self, shaping: Shaping) -> Shaping:
-        return _with_penalty(shaping, self, "l1")
+    _field: ClassVar[str] = "l1"
 
 
 @dataclass(frozen=True)
@@ -189,7 +181,7 @@ class MaxNorm(Regularizer):
         def change(layer: LayerShaping) -> LayerShaping:
             return layer._replace(max_norm=min(self.value, layer.max_norm))
 
-        return _changed(shaping, self.layers, len(shaping.layers), "MaxNorm", change)
+        return _changed(shaping, self.layers, "MaxNorm", change)
 
 
 @dataclass(frozen=True)

@@ -113,15 +113,13 @@ class Run:
         with turn.take():
             turn.finish()
             self._check_whole()
-            self.buffers.go_on()
-            before = self._rule
-            buffers = self.buffers
-            if rule.optimizer.moments != before.optimizer.moments:
-                buffers = Buffers(self.network.params, rule.n_moments, self.n_steps)
-                if rule.shaping.averages:
-                    buffers.moments[-1] = self.buffers.moments[-1]
-            # What has to change together is swapped at once.
-            self.__dict__.update(_rule=rule, buffers=buffers, _stepper=None)
+            changes: dict[str, Any] = {"_rule": rule, "_stepper": None}
+            if rule.optimizer.moments != self.optimizer.moments:
+                keeps_last = rule.shaping.averages
+                changes["buffers"] = self.buffers.with_other_moments(rule.n_moments, self.n_steps, keeps_last)
+                # The best epoch's moments would be others.
+                changes["state"] = self.state._replace(memory=RuleMemory())
+            self.__dict__.update(changes)  # at once: they belong together
 
     @property
     def learning_rate(self) -> LearningRate:

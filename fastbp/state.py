@@ -170,6 +170,21 @@ class Buffers:
         self.set_aside: SetAside | None = None
         self._process, self._calls = os.getpid(), threading.RLock()
 
+    def with_other_moments(self, n_moments: int, first_step: int, keeps_last: bool) -> Buffers:
+        """Return buffers of the same parameters whose moments are 0, but for the last, which may be kept."""
+        other = Buffers(self.params, n_moments, first_step)
+
+        def renewed(before: Snapshot) -> Snapshot:
+            moments = np.zeros_like(other.moments)
+            if keeps_last:
+                moments[-1] = before.moments[-1]
+            return Snapshot(before.params, moments)
+
+        other.moments[:] = renewed(Snapshot(self.params, self.moments)).moments
+        if self.set_aside is not None:
+            other.set_aside = SetAside(*map(renewed, self.set_aside))
+        return other
+
     @property
     def calls(self) -> threading.RLock:
         """Held while a kernel is at work on the buffers, so that another thread can copy them in between."""

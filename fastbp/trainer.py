@@ -166,9 +166,9 @@ class Trainer(Generic[M]):
         """The optimizer. Assign another one to go on with it.
 
         Moments stay where the new one has moments of the same names (`Adam`, `AdamW`, `NAdam` and `RAdam` have, and
-        `SGD` with momentum beside another), else they start from 0, and bias corrections with them. The count of steps,
-        and with it a schedule, goes on. Handles that were made before train with the optimizer that they were made
-        with.
+        `SGD` with momentum beside another), else they start from 0, and bias corrections with them; stop rules then
+        start anew too. The count of steps, and with it a schedule, goes on. The model stays as it is. Handles that were
+        made before train with the optimizer that they were made with.
         """
         return self._run.optimizer
 

@@ -40,9 +40,7 @@ def test_callback_gets_the_trainer_and_each_epochs_columns():
     history = trainer.fit(x, y, epochs=3, validation_data=(x, y), metrics=metrics, callbacks=callback)
     assert all(each is trainer for each, _ in seen)
     for row, (_, record) in enumerate(seen):
-        assert record == {name: history[name][row] for name in record}.__class__(
-            {name: pytest.approx(history[name][row], nan_ok=True) for name in record}
-        )
+        assert record == {name: pytest.approx(history[name][row], nan_ok=True) for name in record}
         assert {"epoch", "loss", "validation_loss", "learning_rate", "worst"} <= set(record)
         assert type(record["epoch"]) is int
     assert [record["epoch"] for _, record in seen] == [1, 2, 3]

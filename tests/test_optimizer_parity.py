@@ -334,6 +334,25 @@ class TestAssignedOptimizers:
         expected = 0.9 * average + 0.1 * trainer.model.params
         np.testing.assert_allclose(trainer.ema_params, expected, rtol=1e-12)
 
+    @pytest.mark.parametrize("optimizer", [fastbp.Adam(0.05), fastbp.SGD(0.01)])
+    def test_what_a_fit_has_left_in_the_model_stays_and_the_run_goes_on(self, optimizer):
+        """Early stopping has gone back, and goes back again: to moments of the new kind."""
+        _, x, y = problem()
+        trainer = fastbp.Trainer(fastbp.MLP(SIZES, "tanh", seed=0), optimizer=fastbp.Adam(0.1), seed=0)
+        options = {"validation_data": (-x, y), "stop": fastbp.EarlyStopping(3)}
+        trainer.fit(x, y, epochs=50, **options)
+        best, present = trainer.model.params.copy(), trainer._run.buffers.present.params.copy()
+        assert best.tobytes() != present.tobytes()
+        n_epochs = len(trainer.history)
+        trainer.optimizer = optimizer
+        assert trainer.model.params.tobytes() == best.tobytes()
+        np.testing.assert_array_equal(trainer._run.buffers.present.params, present)
+        trainer.fit(x, y, epochs=50, **options)
+        loss = trainer.model.loss(-x, y)
+        assert loss <= trainer.history.validation_loss[n_epochs:].min() * (1 + 1e-6)
+        trainer.learning_rate = 0.01
+        assert trainer.model.loss(-x, y) == loss
+
     def test_wrong_ones_are_refused(self):
         trainer = fastbp.Trainer(fastbp.MLP((2, 1)), ema=0.9)
         with pytest.raises(TypeError, match="optimizer must be an optimizer"):

@@ -7,7 +7,6 @@ import pickle
 import numba
 import numpy as np
 import pytest
-import torch
 from sklearn.metrics import accuracy_score
 from sklearn.utils.class_weight import compute_sample_weight
 
@@ -71,6 +70,7 @@ def test_gradient_of_weighted_samples_equals_central_differences(loss):
 
 def test_weighted_steps_are_pytorchs():
     """100 steps of Adam on sum(w * loss) / sum(w)."""
+    torch = pytest.importorskip("torch")
     x, y, w = problem("cross_entropy", 64)
     model = fastbp.MLP((5, 8, 3), "tanh", "softmax", dtype="float64", seed=0)
     layers = [torch.nn.Linear(5, 8, dtype=torch.float64), torch.nn.Linear(8, 3, dtype=torch.float64)]

@@ -66,7 +66,7 @@ class Activation(NamedTuple):
     keeps_z : whether the backward leaf needs the pre-activations. makes_zeros : whether a unit that is off is exactly
     zero, and its derivative too, as usually half of them or more are. initializer : which weights before it `auto`
     draws. is_hidden : whether hidden layers may have it. is_identity : whether it changes nothing but what is tiny.
-    constants : what its leaves read. option : what a user calls the constant, if it can be chosen.
+    constants : what its leaves read.
     """
 
     forward: Leaf
@@ -77,7 +77,6 @@ class Activation(NamedTuple):
     is_hidden: bool = True
     is_identity: bool = False
     constants: tuple[float, ...] = ()
-    option: str | None = None
 
 
 def _forward(T):
@@ -426,10 +425,8 @@ ACTIVATIONS = {
     "sigmoid": Activation(sigmoid_forward, sigmoid_backward),
     "tanh": Activation(tanh_forward, tanh_backward),
     "relu": Activation(relu_forward, relu_backward, makes_zeros=True, initializer="he_normal"),
-    "leaky_relu": Activation(
-        leaky_relu_forward, leaky_relu_backward, initializer="he_normal", constants=(0.01,), option="slope"
-    ),
-    "elu": Activation(elu_forward, elu_backward, initializer="he_normal", constants=(1.0,), option="alpha"),
+    "leaky_relu": Activation(leaky_relu_forward, leaky_relu_backward, initializer="he_normal", constants=(0.01,)),
+    "elu": Activation(elu_forward, elu_backward, initializer="he_normal", constants=(1.0,)),
     "selu": Activation(selu_forward, selu_backward, initializer="lecun_normal"),
     "gelu": Activation(gelu_forward, gelu_backward, keeps_z=True, initializer="he_normal"),
     "silu": Activation(silu_forward, silu_backward, keeps_z=True, initializer="he_normal"),

@@ -54,7 +54,6 @@ class Loss(NamedTuple):
 
     output : the output activation that is fused into the leaf, if any: it then takes pre-activations. targets : their
     kind, which says what a decision is as well: none, one per output, one per sample. constants : what the leaf reads.
-    option : what a user calls the constant, if it can be chosen.
     """
 
     leaf: Leaf
@@ -62,7 +61,6 @@ class Loss(NamedTuple):
     output: str | None = None
     targets: int = VALUES
     constants: tuple[float, ...] = ()
-    option: str | None = None
 
 
 def _signature(T):
@@ -340,9 +338,9 @@ def cross_entropy(output, targets, weights, d, n_out, n_samples, scale, constant
 LOSSES = {
     "mse": Loss(mse, weighted_mse),
     "mae": Loss(mae, weighted_mae),
-    "huber": Loss(huber, weighted_huber, constants=(1.0,), option="delta"),
+    "huber": Loss(huber, weighted_huber, constants=(1.0,)),
     "log_cosh": Loss(log_cosh, weighted_log_cosh),
-    "quantile": Loss(quantile, weighted_quantile, constants=(0.5,), option="q"),
+    "quantile": Loss(quantile, weighted_quantile, constants=(0.5,)),
     "hinge": Loss(hinge, weighted_hinge, targets=SIGNS),
     "poisson": Loss(poisson, weighted_poisson, output="exp", targets=COUNTS),
     "binary_cross_entropy": Loss(

@@ -70,7 +70,7 @@ def parameters_of_network(plan, optimizer, coefficients, task, n, batch, super_b
             for column in range(0, layer.n_out, plan.sizes.c_block):
                 rectangle = 0, layer.n_in + 1, column, min(plan.sizes.c_block, layer.n_out - column)
                 _shape_gradient(plan, layer, rectangle, batch, _whole_gradient(plan, layer, rectangle), layer.n_out)
-    return 0 if plan.leaves.clipped_update != 0 else _change_network(plan, optimizer, coefficients)
+    return 0 if plan.leaves.clipped_update != 0 else _change_network(plan, optimizer, coefficients, n_params)
 
 
 @leaf(_update_signature)
@@ -98,7 +98,7 @@ def update_of_network(plan, optimizer, coefficients, task, factor):
     g, n_params = layer_of(plan, 0).gradient.dw, _n_params(plan)
     if factor < 1.0:
         call(plan.leaves.scale, (g, 1, n_params, n_params, factor))
-    return _change_network(plan, optimizer, coefficients)
+    return _change_network(plan, optimizer, coefficients, n_params)
 
 
 @leaf(lambda T: types.void(types.intp, types.intp, types.intp))
@@ -222,21 +222,22 @@ def _change(plan, optimizer, coefficients, index, rectangle, g, g_row):
 
 
 @inline
-def _change_network(plan, optimizer, coefficients):
+def _change_network(plan, optimizer, coefficients, n_params):
     """As `_change`, of a small network.
 
     Updates of their own for each layer would take `xor` 7 % of a step (perf/compare.py).
     """
-    first, n_params, n_bad = layer_of(plan, 0), _n_params(plan), 0
+    first, n_bad = layer_of(plan, 0), 0
     if plan.shaping.has_rate_factors != 0:
         for index in range(plan.n_layers):
             layer = layer_of(plan, index)
             whole = 0, layer.n_in + 1, 0, layer.n_out
             n_bad += _change(plan, optimizer, coefficients, index, whole, layer.gradient.dw, layer.n_out)
         return n_bad
-    for index in range(plan.n_layers):
-        layer = layer_of(plan, index)
-        _decay(plan, optimizer, coefficients, layer, (0, layer.n_in + 1, 0, layer.n_out))
+    if plan.leaves.shrink != 0:
+        for index in range(plan.n_layers):
+            layer = layer_of(plan, index)
+            _decay(plan, optimizer, coefficients, layer, (0, layer.n_in + 1, 0, layer.n_out))
     n_bad = _update(plan, optimizer, coefficients, first, (0, 1, 0, n_params), first.gradient.dw, n_params)
     if plan.leaves.constrain == 0:
         _average(plan, optimizer, first.w, 1, n_params, n_params)

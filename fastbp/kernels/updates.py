@@ -188,6 +188,15 @@ def _numbers_of_adam(params, constants, coefficients):
 
 
 @inline
+def _means(grads, state, second, i, g_i, left, beta1, one_minus_beta1, beta2, one_minus_beta2, least):
+    """The gradient, and the new running means of it and of its square: m = beta1 * m + (1 - beta1) * g; v likewise."""
+    g = _large(load_upto(grads, g_i, left), least)
+    m = flush(fma(beta1, load_upto(state, i, left), one_minus_beta1 * g))
+    v = flush(fma(beta2, load_upto(second, i, left), one_minus_beta2 * g * g))
+    return g, m, v
+
+
+@inline
 def _adam(params, grads, state, state_stride, i, g_i, left, numbers):
     """Adam: m = beta1 * m + (1 - beta1) * grads; v = beta2 * v + (1 - beta2) * grads**2.
 
@@ -195,9 +204,7 @@ def _adam(params, grads, state, state_stride, i, g_i, left, numbers):
     """
     rate, scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, least = numbers
     second = offset(state, state_stride)
-    g = _large(load_upto(grads, g_i, left), least)
-    m = flush(fma(beta1, load_upto(state, i, left), one_minus_beta1 * g))
-    v = flush(fma(beta2, load_upto(second, i, left), one_minus_beta2 * g * g))
+    _, m, v = _means(grads, state, second, i, g_i, left, beta1, one_minus_beta1, beta2, one_minus_beta2, least)
     p = fma(rate, m / fma(sqrt(v), scale, eps), load_upto(params, i, left))
     store_upto(state, i, m, left)
     store_upto(second, i, v, left)
@@ -213,9 +220,7 @@ def _amsgrad(params, grads, state, state_stride, i, g_i, left, numbers):
     """Adam, with the largest v so far in the place of v: u = max(u, v), kept behind m and v."""
     rate, scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, least = numbers
     second, third = offset(state, state_stride), offset(state, 2 * state_stride)
-    g = _large(load_upto(grads, g_i, left), least)
-    m = flush(fma(beta1, load_upto(state, i, left), one_minus_beta1 * g))
-    v = flush(fma(beta2, load_upto(second, i, left), one_minus_beta2 * g * g))
+    _, m, v = _means(grads, state, second, i, g_i, left, beta1, one_minus_beta1, beta2, one_minus_beta2, least)
     u = maximum(load_upto(third, i, left), v)
     p = fma(rate, m / fma(sqrt(u), scale, eps), load_upto(params, i, left))
     store_upto(state, i, m, left)
@@ -242,9 +247,7 @@ def _nadam(params, grads, state, state_stride, i, g_i, left, numbers):
     """
     (rate, scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, least), of_momentum = numbers
     second = offset(state, state_stride)
-    g = _large(load_upto(grads, g_i, left), least)
-    m = flush(fma(beta1, load_upto(state, i, left), one_minus_beta1 * g))
-    v = flush(fma(beta2, load_upto(second, i, left), one_minus_beta2 * g * g))
+    g, m, v = _means(grads, state, second, i, g_i, left, beta1, one_minus_beta1, beta2, one_minus_beta2, least)
     p = load_upto(params, i, left) + fma(rate, g, of_momentum * m) / fma(sqrt(v), scale, eps)
     store_upto(state, i, m, left)
     store_upto(second, i, v, left)
@@ -268,9 +271,7 @@ def _radam(params, grads, state, state_stride, i, g_i, left, numbers):
     """RAdam: m and v as Adam's; params -= rate * m / (sqrt(v) + eps), or rate * m while the variance is not known."""
     rate, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, least, is_rectified = numbers
     second = offset(state, state_stride)
-    g = _large(load_upto(grads, g_i, left), least)
-    m = flush(fma(beta1, load_upto(state, i, left), one_minus_beta1 * g))
-    v = flush(fma(beta2, load_upto(second, i, left), one_minus_beta2 * g * g))
+    _, m, v = _means(grads, state, second, i, g_i, left, beta1, one_minus_beta1, beta2, one_minus_beta2, least)
     direction = m / (sqrt(v) + eps) if is_rectified else m
     p = fma(rate, direction, load_upto(params, i, left))
     store_upto(state, i, m, left)
