@@ -313,8 +313,10 @@ class RuleMemory:
     @property
     def best(self) -> Snapshot | None:
         """The parameters and moments to go back to, if a rule wants that."""
-        snapshots = [] if self._judged is None else [seen.snapshot for seen in self._judged.seen]
-        return next((snapshot for snapshot in snapshots if snapshot is not None), None)
+        # No generator that is left before its end: what interrupts its closing would be lost.
+        judged = () if self._judged is None else self._judged.seen
+        snapshots = [seen.snapshot for seen in judged if seen.snapshot is not None]
+        return snapshots[0] if snapshots else None
 
     @property
     def is_patience_over(self) -> bool:
