@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as npst
 
 from fastbp import arrays
 from fastbp.kernels.gather import SOURCE_DTYPES
+from shown import shown
 
 KEPT_DTYPES = [np.dtype(name) for name in SOURCE_DTYPES]
 FLOAT_DTYPES = [np.dtype(name) for name in ("float16", "float32", "float64")]
@@ -596,7 +597,7 @@ CATEGORIES = [
 
 
 @pytest.mark.parametrize("options", [{"classes": True}, {"classes": False, "permitted": "fractions"}])
-@pytest.mark.parametrize("y", CATEGORIES, ids=repr)
+@pytest.mark.parametrize("y", CATEGORIES, ids=shown)
 def test_targets_categories_raise_type_error_that_says_how_to_number_them(y, options):
     message = r"number the classes, y = np.unique\(y, return_inverse=True\)\[1\]$"
     with pytest.raises(TypeError, match=message):

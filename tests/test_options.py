@@ -8,6 +8,7 @@ import pytest
 
 import fastbp
 from fastbp import activations, losses
+from shown import shown
 
 OPTIONS = [
     (activations.LeakyReLU(0.2), "leaky_relu(0.2)", lambda torch, z: torch.nn.functional.leaky_relu(z, 0.2)),
@@ -61,7 +62,7 @@ def torch_loss(torch, model, x, y, activation, output, loss):
     return value.item(), np.concatenate([p.grad.numpy().ravel() for p in parameters])
 
 
-@pytest.mark.parametrize(("activation", "name", "function"), OPTIONS, ids=str)
+@pytest.mark.parametrize(("activation", "name", "function"), OPTIONS, ids=shown)
 def test_activations_are_pytorchs(activation, name, function):
     torch = pytest.importorskip("torch")
     x, y = data()
@@ -79,7 +80,7 @@ def test_activations_are_pytorchs(activation, name, function):
     assert pickle.loads(pickle.dumps(model)).loss(x, y) == actual
 
 
-@pytest.mark.parametrize(("loss", "name", "output", "function"), LOSSES, ids=str)
+@pytest.mark.parametrize(("loss", "name", "output", "function"), LOSSES, ids=shown)
 def test_losses_are_pytorchs(loss, name, output, function):
     torch = pytest.importorskip("torch")
     x, y = data(name)

@@ -21,6 +21,7 @@ from fastbp.schedules import (
     check_learning_rate,
     sample,
 )
+from shown import shown
 
 SCHEDULES = [
     StepDecay(0.1, 0.5, 7),
@@ -37,7 +38,7 @@ STEPS = st.integers(0, 10**9)
 RATES = st.floats(1e-8, 10.0)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=shown)
 def test_call_array_of_steps_equals_single_steps_to_the_bit(schedule):
     steps = np.arange(100).reshape(4, 25)
 

@@ -15,6 +15,7 @@ import fastbp
 from cases import OPTIMIZERS
 from fastbp import schedules
 from problems import bits, classes, classifier, regression, regressor, rows_of, state_of
+from shown import shown
 
 SCHEDULED = fastbp.SGD(schedules.Warmup(7, schedules.CosineDecay(0.1, 20)), momentum=0.9, nesterov=True)
 WITH_SCHEDULES = (
@@ -29,7 +30,7 @@ def clone_by_pickle(trainer):
     return pickle.loads(pickle.dumps(trainer))
 
 
-@pytest.mark.parametrize("optimizer", WITH_SCHEDULES, ids=str)
+@pytest.mark.parametrize("optimizer", WITH_SCHEDULES, ids=shown)
 def test_fit_in_two_parts_equals_one_fit(optimizer):
     x, y = regression()
     parts, whole = (fastbp.Trainer(regressor(), optimizer=optimizer, batch_size=16, seed=1) for _ in range(2))
@@ -181,7 +182,7 @@ def test_fit_drop_last_leaves_out_the_smaller_batch(batch_size, drop_last, n_ste
     assert trainer.n_steps == 2 * n_steps
 
 
-@pytest.mark.parametrize("optimizer", WITH_SCHEDULES, ids=str)
+@pytest.mark.parametrize("optimizer", WITH_SCHEDULES, ids=shown)
 def test_fit_without_shuffle_equals_steps_on_consecutive_batches(optimizer):
     x, y = classes()
     fitted, stepped = (fastbp.Trainer(classifier(), optimizer=optimizer, batch_size=16, shuffle=False) for _ in "ab")
