@@ -1,11 +1,13 @@
 """fastbp trains dense neural networks on a CPU at the machine's arithmetic limit."""
 
-from fastbp import activations, callbacks, losses, schedules
+from fastbp import activations, callbacks, elementary, losses, schedules
 from fastbp._version import __version__ as __version__
 from fastbp.errors import DivergenceError
+from fastbp.gradient_check import GradientReport, check_gradient
 from fastbp.history import History
 from fastbp.model import MLP
 from fastbp.optimizers import SGD, Adadelta, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop, ScheduleFreeAdamW
+from fastbp.own import Activation, Loss, UpdateRule
 from fastbp.precompile import precompile
 from fastbp.regularization import L1, L2, Dropout, InputNoise, LabelSmoothing, MaxNorm
 from fastbp.stopping import Convergence, EarlyStopping, TargetLoss, TimeLimit
@@ -17,6 +19,7 @@ __all__ = [
     "L2",
     "MLP",
     "SGD",
+    "Activation",
     "Adadelta",
     "Adagrad",
     "Adam",
@@ -25,10 +28,12 @@ __all__ = [
     "DivergenceError",
     "Dropout",
     "EarlyStopping",
+    "GradientReport",
     "History",
     "InputNoise",
     "LabelSmoothing",
     "Lion",
+    "Loss",
     "MaxNorm",
     "NAdam",
     "RAdam",
@@ -37,8 +42,11 @@ __all__ = [
     "TargetLoss",
     "TimeLimit",
     "Trainer",
+    "UpdateRule",
     "activations",
     "callbacks",
+    "check_gradient",
+    "elementary",
     "losses",
     "precompile",
     "schedules",

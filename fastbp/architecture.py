@@ -13,6 +13,8 @@ from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
 from fastbp.layout import Layout
 from fastbp.names import name_of, nearest
+from fastbp.own import Activation as OwnActivation
+from fastbp.own import Loss as OwnLoss
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -31,24 +33,28 @@ _DTYPES = ("float32", "float64")
 class Architecture(NamedTuple):
     """What a model is apart from its numbers: the layout, one activation per layer, the loss, the dtype.
 
-    Names with an option have it in parentheses, as `Choice` writes them.
+    Names with an option have it in parentheses, as `Choice` writes them; what is a user's own stands there itself.
     """
 
     layout: Layout
-    activations: tuple[str, ...]
-    loss: str
+    activations: tuple[str | OwnActivation, ...]
+    loss: str | OwnLoss
     dtype: np.dtype[Any]
 
 
-def activation_of(name: str) -> Activation:
+def activation_of(name: str | OwnActivation) -> Activation:
     """Return the row of an activation of an `Architecture`, with its option as the constant."""
+    if isinstance(name, OwnActivation):
+        return name.row
     known, option = _parts(name)
     row = ACTIVATIONS[known]
     return row if option is None else row._replace(constants=(float(option),))
 
 
-def loss_of(name: str) -> Loss:
+def loss_of(name: str | OwnLoss) -> Loss:
     """Return the row of a loss of an `Architecture`, with its option as the constant."""
+    if isinstance(name, OwnLoss):
+        return name.row
     known, option = _parts(name)
     row = LOSSES[known]
     return row if option is None else row._replace(constants=(float(option),))
@@ -96,7 +102,9 @@ def architecture_of(
     return Architecture(layout, names, _loss_of(loss, names[-1]), number)
 
 
-def _hidden_activations(activation: str | Choice | Sequence[str | Choice], n_hidden: int) -> tuple[str, ...]:
+def _hidden_activations(
+    activation: str | Choice | Sequence[str | Choice], n_hidden: int
+) -> tuple[str | OwnActivation, ...]:
     if isinstance(activation, (str, Choice)):
         return (_hidden_activation(activation, "activation"),) * n_hidden
     if not isinstance(activation, Sequence):
@@ -107,7 +115,9 @@ def _hidden_activations(activation: str | Choice | Sequence[str | Choice], n_hid
     return tuple(_hidden_activation(name, f"activation[{i}]") for i, name in enumerate(names))
 
 
-def _hidden_activation(given: object, what: str) -> str:
+def _hidden_activation(given: object, what: str) -> str | OwnActivation:
+    if isinstance(given, OwnActivation):
+        return given
     name, option = _split(given, _ACTIVATION_CHOICES, what)
     known = [known for known, entry in ACTIVATIONS.items() if entry.is_hidden]
     if isinstance(name, str) and (meant := nearest(name, ACTIVATIONS)) is not None and meant not in known:
@@ -115,7 +125,9 @@ def _hidden_activation(given: object, what: str) -> str:
     return name_of(name, known, what) + option
 
 
-def _output_activation(output: object, n_out: int) -> str:
+def _output_activation(output: object, n_out: int) -> str | OwnActivation:
+    if isinstance(output, OwnActivation):
+        return output
     given, option = _split(output, _ACTIVATION_CHOICES, "output")
     name = name_of(given, ACTIVATIONS, "output") + option
     if name == "softmax" and n_out == 1:
@@ -126,7 +138,13 @@ def _output_activation(output: object, n_out: int) -> str:
     return name
 
 
-def _loss_of(given: object, output: str) -> str:
+def _loss_of(given: object, output: str | OwnActivation) -> str | OwnLoss:
+    if isinstance(given, OwnLoss):
+        if output == "softmax":
+            raise ValueError(
+                f"loss with output 'softmax' must be 'cross_entropy', got {str(given)!r}, which is the user's own"
+            )
+        return given
     loss, option = _split(given, _LOSS_CHOICES, "loss")
     fused = next((name for name, entry in LOSSES.items() if entry.output == output), None)
     if loss is None:

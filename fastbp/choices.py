@@ -1,4 +1,4 @@
-"""Names with an option: what stands for an activation or a loss whose constant a user chooses."""
+"""What stands in the place of an activation's or a loss's name: one with an option, or a user's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Choice"]
 
 
 class Choice:
-    """Base class of the frozen dataclasses that stand for a name; their only field is the option.
+    """Base class of the frozen dataclasses that stand for a name; the only field of fastbp's own is the option.
 
     `str` gives the name, with the option in parentheses unless it is the usual one: a text that may be passed instead.
     """

@@ -16,6 +16,7 @@ from fastbp.kernels import border, updates
 from fastbp.kernels import training as kernel
 from fastbp.kernels.tables import RECORD, RULE, RUN
 from fastbp.optimizers import OPTIMIZERS, Optimizer
+from fastbp.own import UpdateRule
 from fastbp.pacing import Crew
 from fastbp.plan import Plan, capacity_for, step_cost
 from fastbp.state import NO_LIMIT, Buffers, Position
@@ -81,10 +82,11 @@ class Rule(NamedTuple):
 def rule_of(optimizer: Optimizer, shaping: Shaping, shows_average: bool) -> Rule:
     """Return the rule of an optimizer, and of what else shapes its steps."""
     # By the type itself: a subclass could describe other moments and constants than the kernel reads.
-    if type(optimizer) not in OPTIMIZERS:
-        raise TypeError(f"optimizer must be one of fastbp's own, got {optimizer!r}")
-    leaves, decays_biases = updates.RULES[optimizer.rule], getattr(optimizer, "decay_biases", False)
-    n_moments = optimizer.n_moments + shaping.averages
+    if type(optimizer) not in (*OPTIMIZERS, UpdateRule):
+        raise TypeError(f"optimizer must be one of fastbp's own or an UpdateRule, got {optimizer!r}")
+    leaves = optimizer.row if isinstance(optimizer, UpdateRule) else updates.RULES[optimizer.rule]
+    decays_biases = getattr(optimizer, "decay_biases", False)
+    n_moments = len(optimizer.moments) + shaping.averages
     shows_average |= optimizer.has_average
     return Rule(optimizer, n_moments, optimizer.constants, leaves, decays_biases, shaping, shows_average)
 

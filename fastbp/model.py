@@ -120,9 +120,8 @@ class MLP:
         hidden = architecture.activations[:-1]
         activation = hidden[0] if len(set(hidden)) == 1 else list(hidden)
         shown = f"{list(self.sizes)}, " + (f"activation={activation!r}, " if hidden else "")
-        return (
-            f"MLP({shown}output={architecture.activations[-1]!r}, loss={self.loss_name!r}, dtype={str(self.dtype)!r})"
-        )
+        output, loss = architecture.activations[-1], architecture.loss
+        return f"MLP({shown}output={output!r}, loss={loss!r}, dtype={str(self.dtype)!r})"
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -132,12 +131,12 @@ class MLP:
     @property
     def activations(self) -> tuple[str, ...]:
         """Names of the activations, one per layer, the output's last."""
-        return self._network.architecture.activations
+        return tuple([str(activation) for activation in self._network.architecture.activations])
 
     @property
     def loss_name(self) -> str:
         """Name of the loss."""
-        return self._network.architecture.loss
+        return str(self._network.architecture.loss)
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -3,7 +3,8 @@
     python perf/features.py [--shapes tiny,digits,mnist] [--rounds 15] [--dtype float32]
 
 The same network with and without take turns in one process, short fits in random order; the ratio is the median over
-the rounds of two times that were measured one after the other. What is off, `compare.py` says.
+the rounds of two times that were measured one after the other. Formulas of a user's own are compared with fastbp's of
+the same formula. What is off, `compare.py` says.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import njit
 
 import fastbp
+from fastbp import elementary
 from harness import options
 from harness.shapes import Shape, make_data
 
@@ -23,11 +26,12 @@ SECONDS = 0.05  # of one fit
 
 
 class Feature(NamedTuple):
-    """Options of `Trainer` and of `fit` that switch it on."""
+    """Options of `Trainer`, of `fit` and of `MLP` that switch it on."""
 
     name: str
     of_trainer: dict[str, Any]
     of_fit: dict[str, Any]
+    of_model: dict[str, Any] = {}  # noqa: RUF012 - never changed
 
 
 def features_of(shape: Shape) -> list[Feature]:
@@ -72,7 +76,8 @@ class Run:
 
     def __init__(self, shape: Shape, dtype: str, feature: Feature) -> None:
         self.x, self.y = make_data(shape, dtype)
-        model = fastbp.MLP(shape.sizes, shape.activation, shape.output, loss=shape.loss, dtype=dtype, seed=0)
+        of_model = {"activation": shape.activation, "output": shape.output, "loss": shape.loss} | feature.of_model
+        model = fastbp.MLP(shape.sizes, **of_model, dtype=dtype, seed=0)
         self.trainer = fastbp.Trainer(model, batch_size=shape.batch_size, seed=0, **feature.of_trainer)
         self.of_fit, self.n_epochs = feature.of_fit, 1
         self.seconds()  # compiles
@@ -89,17 +94,83 @@ class Run:
         return self.seconds() / self.n_epochs
 
 
+@njit
+def adam(p, g, moments, numbers):
+    rate, beta1, beta2, eps = numbers
+    m, v = moments
+    m, v = beta1 * m + (1.0 - beta1) * g, beta2 * v + (1.0 - beta2) * g * g
+    return p - rate * m / (np.sqrt(v) + eps), (m, v)
+
+
+@njit
+def corrected(rate, t, hyperparameters):
+    return (rate * np.sqrt(1.0 - hyperparameters[1] ** t) / (1.0 - hyperparameters[0] ** t),)
+
+
+@njit
+def tanh(z):
+    return np.tanh(z)
+
+
+@njit
+def tanh_derivative(z, h):
+    return 1.0 - h * h
+
+
+@njit
+def elu(z):
+    return elementary.where(z > 0.0, z, elementary.expm1(z))
+
+
+@njit
+def elu_derivative(z, h):
+    return elementary.where(h > 0.0, 1.0, h + 1.0)
+
+
+@njit
+def squared(output, y):
+    return (output - y) ** 2
+
+
+@njit
+def squared_derivative(output, y):
+    return 2.0 * (output - y)
+
+
+def own_and_known() -> list[tuple[Feature, Feature]]:
+    """Return formulas of a user's own, each with fastbp's of the same formula."""
+    rule = fastbp.UpdateRule("own_adam", 2, adam, 1e-3, (0.9, 0.999, 1e-8), corrected)
+    known_loss = {"loss": "mse", "output": "identity"}
+    own_tanh = {"activation": fastbp.Activation("own_tanh", tanh, tanh_derivative)}
+    own_elu = {"activation": fastbp.Activation("own_elu", elu, elu_derivative)}
+    own_loss = {"loss": fastbp.Loss("squared", squared, squared_derivative), "output": "identity"}
+    return [
+        (Feature("own tanh", {}, {}, own_tanh), Feature("tanh", {}, {}, {"activation": "tanh"})),
+        (Feature("own elu", {}, {}, own_elu), Feature("elu", {}, {}, {"activation": "elu"})),
+        (Feature("own mse", {}, {}, own_loss), Feature("mse", {}, {}, known_loss)),
+        (Feature("own Adam", {"optimizer": rule}, {}), Feature("Adam", {}, {})),
+    ]
+
+
+def ratio_of(run: Run, other: Run, rounds: int) -> float:
+    """Return the median ratio of two fits' times."""
+    pairs = []
+    for _ in range(rounds):
+        order = [run, other]
+        random.shuffle(order)
+        times = {id(each): each.seconds_per_epoch() for each in order}
+        pairs.append(times[id(run)] / times[id(other)])
+    return median(pairs)
+
+
 def ratios(shape: Shape, dtype: str, rounds: int) -> dict[str, float]:
-    """Return the median ratio of each feature."""
-    plain, found = Run(shape, dtype, Feature("off", {}, {})), {}
-    for feature in features_of(shape):
-        run, pairs = Run(shape, dtype, feature), []
-        for _ in range(rounds):
-            order = [run, plain]
-            random.shuffle(order)
-            times = {id(each): each.seconds_per_epoch() for each in order}
-            pairs.append(times[id(run)] / times[id(plain)])
-        found[feature.name] = median(pairs)
+    """Return the median ratio of each feature, and of each formula of a user's own to the known one."""
+    plain = Run(shape, dtype, Feature("off", {}, {}))
+    found = {feature.name: ratio_of(Run(shape, dtype, feature), plain, rounds) for feature in features_of(shape)}
+    for own, known in own_and_known():
+        if shape.loss == "cross_entropy" and "loss" in own.of_model:
+            continue  # of labels
+        found[f"{own.name} / {known.name}"] = ratio_of(Run(shape, dtype, own), Run(shape, dtype, known), rounds)
     return found
 
 

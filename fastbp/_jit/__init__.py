@@ -24,6 +24,7 @@ itself. In any other process an address means nothing: a `Leaf` pickles as a nam
 What is compiled in the main thread is not interrupted: see `uninterrupted`.
 """
 
+from fastbp._jit.adopt import adopt, is_compiled, reads
 from fastbp._jit.cache import cache_folder, cache_problem, digest
 from fastbp._jit.compiler import CALLS_BY_C, Leaf, inline, kernel, leaf
 from fastbp._jit.ledger import compile_seconds, n_compiled
@@ -33,12 +34,15 @@ __all__ = [
     "CALLS_BY_C",
     "IS_PLAIN",
     "Leaf",
+    "adopt",
     "cache_folder",
     "cache_problem",
     "compile_seconds",
     "digest",
     "inline",
+    "is_compiled",
     "kernel",
     "leaf",
     "n_compiled",
+    "reads",
 ]

@@ -32,6 +32,7 @@ from numba.core.codegen import get_host_cpu_features
 from fastbp._jit.options import IS_PLAIN
 
 _PACKAGE = __name__.partition("._jit.")[0]
+ADOPTED_IDENTITY = "_identity_of_adopted"  # attribute of a user's function: its `identity`, or None (`adopt`)
 _DIGEST_LENGTH = 24
 _FOLDER_NAME = re.compile(rf"fastbp-[0-9a-f]{{{_DIGEST_LENGTH}}}")
 _CHECKSUM_SIZE = hashlib.sha256().digest_size
@@ -191,7 +192,12 @@ def identity(value: Any) -> str | None:
     if value is None or isinstance(value, (bool, int, float, str)):
         return repr(value)
     function = getattr(value, "py_func", value)
-    if not isinstance(function, FunctionType) or not function.__module__.startswith(f"{_PACKAGE}.kernels."):
+    if not isinstance(function, FunctionType):
+        return None
+    if hasattr(function, ADOPTED_IDENTITY):
+        text: str | None = getattr(function, ADOPTED_IDENTITY)
+        return text
+    if not function.__module__.startswith(f"{_PACKAGE}.kernels."):
         return None
     if "<locals>" in function.__qualname__:
         return None

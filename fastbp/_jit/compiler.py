@@ -1,10 +1,12 @@
 """The three decorators that make compiled code."""
 
+import ctypes
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 
 from fastbp._jit.ledger import ledger
@@ -106,6 +108,26 @@ class Leaf:
         if dtype not in self._compiled:
             uninterrupted(lambda: self._make(dtype))
         return self._compiled[dtype][0]
+
+    def call(self, dtype: Any, *arguments: Any) -> int:
+        """Call the code for `dtype` from Python, which takes microseconds; returns its result, 0 if it has none.
+
+        Parameters
+        ----------
+        dtype : dtype_like
+            float32 or float64.
+        *arguments : int, float or ndarray
+            Of an array the address of its first element is passed. Nothing is checked.
+        """
+        values = [each.ctypes.data if isinstance(each, np.ndarray) else each for each in arguments]
+        kinds = [ctypes.c_double if kind == types.float64 else ctypes.c_ssize_t for kind in self.signature(dtype).args]
+        address, result = self.address(dtype), ctypes.c_ssize_t()
+        if CALLS_BY_C:
+            return int(ctypes.CFUNCTYPE(ctypes.c_ssize_t, *kinds)(address)(*values))
+        exception = ctypes.c_void_p()
+        function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *kinds)(address)
+        function(ctypes.byref(result), ctypes.byref(exception), *values)
+        return result.value
 
     def llvm(self, dtype: Any) -> str:
         """Return the optimised LLVM IR for `dtype`; it compiles anew, for code from the disk comes without."""

@@ -95,7 +95,7 @@ def _named(function, name, doc):
     return function
 
 
-def _elementwise_forward(name, formula, numbers_of=no_constants):
+def elementwise_forward(name, formula, numbers_of=no_constants):
     """The leaf `name` of a formula: h from (z, numbers), with z without what is tiny and the constants."""
 
     def forward(h, n_features, n_samples, constants):
@@ -106,7 +106,7 @@ def _elementwise_forward(name, formula, numbers_of=no_constants):
     return leaf(_forward)(_named(forward, name, formula.__doc__))
 
 
-def _elementwise_backward(name, formula, numbers_of=no_constants):
+def elementwise_backward(name, formula, numbers_of=no_constants):
     """The leaf `name` of a formula: d * f'(z) from (d, z, h, numbers), with the constants."""
 
     def backward(d, z, h, n_features, n_samples, constants):
@@ -129,8 +129,8 @@ def _identity_derivative(d, z, h, numbers):
     return flush(d)
 
 
-identity_forward = _elementwise_forward("identity_forward", _identity)
-identity_backward = _elementwise_backward("identity_backward", _identity_derivative)
+identity_forward = elementwise_forward("identity_forward", _identity)
+identity_backward = elementwise_backward("identity_backward", _identity_derivative)
 
 
 @inline
@@ -145,8 +145,8 @@ def _sigmoid_derivative(d, z, h, numbers):
     return flushed_product(d, flushed_product(h, 1.0 - h))
 
 
-sigmoid_forward = _elementwise_forward("sigmoid_forward", _sigmoid)
-sigmoid_backward = _elementwise_backward("sigmoid_backward", _sigmoid_derivative)
+sigmoid_forward = elementwise_forward("sigmoid_forward", _sigmoid)
+sigmoid_backward = elementwise_backward("sigmoid_backward", _sigmoid_derivative)
 
 
 @leaf(_forward)
@@ -177,7 +177,7 @@ def _tanh_derivative(d, z, h, numbers):
     return flushed_product(d, fma(-h, h, 1.0))
 
 
-tanh_backward = _elementwise_backward("tanh_backward", _tanh_derivative)
+tanh_backward = elementwise_backward("tanh_backward", _tanh_derivative)
 
 
 @inline
@@ -192,8 +192,8 @@ def _relu_derivative(d, z, h, numbers):
     return where(h > 0.0, flush(d), 0.0)
 
 
-relu_forward = _elementwise_forward("relu_forward", _relu)
-relu_backward = _elementwise_backward("relu_backward", _relu_derivative)
+relu_forward = elementwise_forward("relu_forward", _relu)
+relu_backward = elementwise_backward("relu_backward", _relu_derivative)
 
 
 @inline
@@ -209,8 +209,8 @@ def _leaky_relu_derivative(d, z, h, slope):
     return where(h > 0.0, d, flush(slope * d))
 
 
-leaky_relu_forward = _elementwise_forward("leaky_relu_forward", _leaky_relu, first_constant)
-leaky_relu_backward = _elementwise_backward("leaky_relu_backward", _leaky_relu_derivative, first_constant)
+leaky_relu_forward = elementwise_forward("leaky_relu_forward", _leaky_relu, first_constant)
+leaky_relu_backward = elementwise_backward("leaky_relu_backward", _leaky_relu_derivative, first_constant)
 
 
 @inline
@@ -226,8 +226,8 @@ def _elu_derivative(d, z, h, alpha):
     return where(h > 0.0, d, fma(d, h, alpha * d))
 
 
-elu_forward = _elementwise_forward("elu_forward", _elu, first_constant)
-elu_backward = _elementwise_backward("elu_backward", _elu_derivative, first_constant)
+elu_forward = elementwise_forward("elu_forward", _elu, first_constant)
+elu_backward = elementwise_backward("elu_backward", _elu_derivative, first_constant)
 
 
 @inline
@@ -242,8 +242,8 @@ def _selu_derivative(d, z, h, numbers):
     return flushed_product(d, where(h > 0.0, _SELU_SCALE, h + _SELU_SCALE_ALPHA))
 
 
-selu_forward = _elementwise_forward("selu_forward", _selu)
-selu_backward = _elementwise_backward("selu_backward", _selu_derivative)
+selu_forward = elementwise_forward("selu_forward", _selu)
+selu_backward = elementwise_backward("selu_backward", _selu_derivative)
 
 
 @inline
@@ -262,8 +262,8 @@ def _gelu_derivative(d, z, h, numbers):
     return flushed_product(d, fma(z, density, distribution))
 
 
-gelu_forward = _elementwise_forward("gelu_forward", _gelu)
-gelu_backward = _elementwise_backward("gelu_backward", _gelu_derivative)
+gelu_forward = elementwise_forward("gelu_forward", _gelu)
+gelu_backward = elementwise_backward("gelu_backward", _gelu_derivative)
 
 
 @inline
@@ -279,8 +279,8 @@ def _silu_derivative(d, z, h, numbers):
     return flushed_product(d, s * fma(z, 1.0 - s, 1.0))
 
 
-silu_forward = _elementwise_forward("silu_forward", _silu)
-silu_backward = _elementwise_backward("silu_backward", _silu_derivative)
+silu_forward = elementwise_forward("silu_forward", _silu)
+silu_backward = elementwise_backward("silu_backward", _silu_derivative)
 
 
 @inline
@@ -307,8 +307,8 @@ def _mish_derivative(d, z, h, numbers):
     return flushed_product(d, flush_factor(fma(z * elementary.sigmoid_factor(z), fma(-t, t, 1.0), t)))
 
 
-mish_forward = _elementwise_forward("mish_forward", _mish)
-mish_backward = _elementwise_backward("mish_backward", _mish_derivative)
+mish_forward = elementwise_forward("mish_forward", _mish)
+mish_backward = elementwise_backward("mish_backward", _mish_derivative)
 
 
 @inline
@@ -323,8 +323,8 @@ def _hard_tanh_derivative(d, z, h, numbers):
     return where(absolute(h) < 1.0, flush(d), 0.0)
 
 
-hard_tanh_forward = _elementwise_forward("hard_tanh_forward", _hard_tanh)
-hard_tanh_backward = _elementwise_backward("hard_tanh_backward", _hard_tanh_derivative)
+hard_tanh_forward = elementwise_forward("hard_tanh_forward", _hard_tanh)
+hard_tanh_backward = elementwise_backward("hard_tanh_backward", _hard_tanh_derivative)
 
 
 @inline
@@ -339,8 +339,8 @@ def _exp_derivative(d, z, h, numbers):
     return flushed_product(d, flush_factor(h))
 
 
-exp_forward = _elementwise_forward("exp_forward", _exp)
-exp_backward = _elementwise_backward("exp_backward", _exp_derivative)
+exp_forward = elementwise_forward("exp_forward", _exp)
+exp_backward = elementwise_backward("exp_backward", _exp_derivative)
 
 
 @inline
@@ -355,8 +355,8 @@ def _softplus_derivative(d, z, h, numbers):
     return flushed_product(d, flush_factor(-expm1(-h)))
 
 
-softplus_forward = _elementwise_forward("softplus_forward", _softplus)
-softplus_backward = _elementwise_backward("softplus_backward", _softplus_derivative)
+softplus_forward = elementwise_forward("softplus_forward", _softplus)
+softplus_backward = elementwise_backward("softplus_backward", _softplus_derivative)
 
 
 @inline

@@ -1,4 +1,4 @@
-"""exp, expm1, tanh, sigmoid, log1p, erf and softplus of one SIMD vector, float32 or float64.
+"""exp, expm1, tanh, sigmoid, log, log1p, erf and softplus of one SIMD vector, float32 or float64.
 
 Largest errors in ulp with FMA, over every 23rd float32 value and 200 000 float64 values (tools/elementary_error.py):
 
@@ -38,6 +38,7 @@ from fastbp.kernels.simd import (
     maximum,
     minimum,
     polynomial,
+    smallest_normal,
     splat,
     where,
 )
@@ -239,6 +240,18 @@ def log1p(x):
     value = fma(n, _LN2, fma(f * _log1p_factor(f), f, f))
     value = where(x == _INFINITY, x, copysign(value, x))
     return where(x > -1.0, value, where(x == -1.0, splat(x, -_INFINITY), _NAN))
+
+
+@inline
+def log(x):
+    """Natural logarithm: -inf at 0 (and for subnormals), NaN below."""
+    exponent = (bitcast(x) - _SQRT_HALF_BITS(x)) >> _MANTISSA_BITS(x)
+    n = bitcast(bitcast(splat(x, _SHIFT(x))) + exponent) - _SHIFT(x)
+    # x = 2**n * (1 + f), by way of 2**(2 - n), which is a normal number for all n.
+    f = fma(x * (bitcast(bitcast(splat(x, 4.0)) - (exponent << _MANTISSA_BITS(x)))), 0.25, -1.0)
+    value = fma(n, _LN2_HIGH(x), fma(n, _LN2_LOW(x), fma(f * _log1p_factor(f), f, f)))
+    value = where(x == _INFINITY, x, value)
+    return where(x >= smallest_normal(x), value, where(x >= 0.0, splat(x, -_INFINITY), _NAN))
 
 
 @inline

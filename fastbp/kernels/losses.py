@@ -201,7 +201,7 @@ log_cosh, weighted_log_cosh = _loss_of_errors("log_cosh", _log_cosh)
 quantile, weighted_quantile = _loss_of_errors("quantile", _quantile, first_constant)
 
 
-def _loss_of_outputs(name, of_output):
+def loss_of_outputs(name, of_output):
     """The leaves of a loss that is a mean over the outputs, and says which answers are right; as `_weighted_sums`."""
 
     def loss(output, targets, weights, d, n_out, n_samples, scale, constants, sums):
@@ -237,7 +237,7 @@ def _binary_cross_entropy(output, target, numbers):
     return loss, sigmoid - t, where(is_positive ^ (t > 0.5), splat(z, 0.0), 1.0)
 
 
-binary_cross_entropy, weighted_binary_cross_entropy = _loss_of_outputs("binary_cross_entropy", _binary_cross_entropy)
+binary_cross_entropy, weighted_binary_cross_entropy = loss_of_outputs("binary_cross_entropy", _binary_cross_entropy)
 
 
 @inline
@@ -256,8 +256,8 @@ def _hinge(output, target, numbers):
     return where(margin >= 1.0, 0.0, 1.0 - margin), where(margin < 1.0, -target, 0.0), is_right
 
 
-poisson, weighted_poisson = _loss_of_outputs("poisson", _poisson)
-hinge, weighted_hinge = _loss_of_outputs("hinge", _hinge)
+poisson, weighted_poisson = loss_of_outputs("poisson", _poisson)
+hinge, weighted_hinge = loss_of_outputs("hinge", _hinge)
 
 
 @inline

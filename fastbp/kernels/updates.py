@@ -47,7 +47,7 @@ def _signature(T):
     return types.intp(pointer, pointer, pointer, size, size, size, size, size, scalars, scalars)
 
 
-def _update_rule(name, numbers_of, update):
+def update_rule(name, numbers_of, update):
     """The leaf of a rule, under its name: `update` of all vectors of the rectangle.
 
     Whole vectors come first, with the number of elements left a constant, so that only the tail is masked. `p * 0` is 0
@@ -97,7 +97,7 @@ def _sgd(params, grads, state, state_stride, i, g_i, left, numbers):
     return p
 
 
-sgd = _update_rule("sgd", _numbers_of_sgd, _sgd)
+sgd = update_rule("sgd", _numbers_of_sgd, _sgd)
 
 
 @inline
@@ -118,7 +118,7 @@ def _momentum(params, grads, state, state_stride, i, g_i, left, numbers):
     return p
 
 
-momentum = _update_rule("momentum", _numbers_of_momentum, _momentum)
+momentum = update_rule("momentum", _numbers_of_momentum, _momentum)
 
 
 @inline
@@ -138,7 +138,7 @@ def _adagrad(params, grads, state, state_stride, i, g_i, left, numbers):
     return p
 
 
-adagrad = _update_rule("adagrad", _numbers_of_adagrad, _adagrad)
+adagrad = update_rule("adagrad", _numbers_of_adagrad, _adagrad)
 
 
 @inline
@@ -175,7 +175,7 @@ def _rmsprop(params, grads, state, state_stride, i, g_i, left, numbers):
     return p
 
 
-rmsprop = _update_rule("rmsprop", _numbers_of_rmsprop, _rmsprop)
+rmsprop = update_rule("rmsprop", _numbers_of_rmsprop, _rmsprop)
 
 
 @inline
@@ -212,7 +212,7 @@ def _adam(params, grads, state, state_stride, i, g_i, left, numbers):
     return p
 
 
-adam = _update_rule("adam", _numbers_of_adam, _adam)
+adam = update_rule("adam", _numbers_of_adam, _adam)
 
 
 @inline
@@ -230,7 +230,7 @@ def _amsgrad(params, grads, state, state_stride, i, g_i, left, numbers):
     return p
 
 
-amsgrad = _update_rule("amsgrad", _numbers_of_adam, _amsgrad)
+amsgrad = update_rule("amsgrad", _numbers_of_adam, _amsgrad)
 
 
 @inline
@@ -255,7 +255,7 @@ def _nadam(params, grads, state, state_stride, i, g_i, left, numbers):
     return p
 
 
-nadam = _update_rule("nadam", _numbers_of_nadam, _nadam)
+nadam = update_rule("nadam", _numbers_of_nadam, _nadam)
 
 
 @inline
@@ -280,7 +280,7 @@ def _radam(params, grads, state, state_stride, i, g_i, left, numbers):
     return p
 
 
-radam = _update_rule("radam", _numbers_of_radam, _radam)
+radam = update_rule("radam", _numbers_of_radam, _radam)
 
 
 @inline
@@ -307,7 +307,7 @@ def _adadelta(params, grads, state, state_stride, i, g_i, left, numbers):
     return p
 
 
-adadelta = _update_rule("adadelta", _numbers_of_adadelta, _adadelta)
+adadelta = update_rule("adadelta", _numbers_of_adadelta, _adadelta)
 
 
 @inline
@@ -330,7 +330,7 @@ def _lion(params, grads, state, state_stride, i, g_i, left, numbers):
     return p
 
 
-lion = _update_rule("lion", _numbers_of_lion, _lion)
+lion = update_rule("lion", _numbers_of_lion, _lion)
 
 
 @inline
@@ -378,15 +378,16 @@ def _schedulefree(params, grads, state, state_stride, i, g_i, left, numbers):
     return p
 
 
-schedulefree = _update_rule("schedulefree", _numbers_of_schedulefree, _schedulefree)
+schedulefree = update_rule("schedulefree", _numbers_of_schedulefree, _schedulefree)
 
 
-def _coefficients_signature(T):
+def coefficients_signature(T):
+    """The signature of all leaves of coefficients."""
     scalars = types.CPointer(types.float64)
     return types.void(types.float64, types.intp, scalars, scalars)
 
 
-@leaf(_coefficients_signature)
+@leaf(coefficients_signature)
 def learning_rate(rate, step, constants, coefficients):
     """Coefficients of a rule that has the learning rate only."""
     coefficients[0] = rate
@@ -416,26 +417,26 @@ def _bias_corrected(rate, step, constants, coefficients):
     coefficients[1] = 1.0 / np.sqrt(1.0 - _power(constants[2], step + 1))
 
 
-@leaf(_coefficients_signature)
+@leaf(coefficients_signature)
 def bias_corrections(rate, step, constants, coefficients):
     """Coefficients of Adam (Kingma and Ba 2015, section 2, the last lines)."""
     _bias_corrected(rate, step, constants, coefficients)
 
 
-@leaf(_coefficients_signature)
+@leaf(coefficients_signature)
 def bias_corrections_and_decay(rate, step, constants, coefficients):
     """Coefficients of AdamW: Adam's, and 1 - learning_rate * weight_decay."""
     _bias_corrected(rate, step, constants, coefficients)
     coefficients[DECAY] = 1.0 - rate * constants[5]
 
 
-@leaf(_coefficients_signature)
+@leaf(coefficients_signature)
 def rate_and_decay(rate, step, constants, coefficients):
     """Coefficients of Lion: the learning rate, and 1 - learning_rate * weight_decay."""
     coefficients[0], coefficients[DECAY] = rate, 1.0 - rate * constants[4]
 
 
-@leaf(_coefficients_signature)
+@leaf(coefficients_signature)
 def nesterov_corrections(rate, step, constants, coefficients):
     """Coefficients of NAdam (Dozat 2016, algorithm 2): mu_t = beta1 * (1 - 0.96**(t * momentum_decay) / 2).
 
@@ -454,7 +455,7 @@ def nesterov_corrections(rate, step, constants, coefficients):
     coefficients[2] = rate * after / (1.0 - product * after)
 
 
-@leaf(_coefficients_signature)
+@leaf(coefficients_signature)
 def rectification(rate, step, constants, coefficients):
     """Coefficients of RAdam (Liu et al. 2020, algorithm 2): the rate, and whether the variance is known."""
     t, power = step + 1, _power(constants[2], step + 1)
@@ -467,7 +468,7 @@ def rectification(rate, step, constants, coefficients):
         coefficients[0] *= np.sqrt(part * (1.0 - power))
 
 
-@leaf(_coefficients_signature)
+@leaf(coefficients_signature)
 def free_of_schedules(rate, step, constants, coefficients):
     """Coefficients of schedule-free AdamW: the rate, Adam's second one, and the share of z in the average.
 

@@ -40,11 +40,6 @@ class Optimizer:
         raise NotImplementedError
 
     @property
-    def n_moments(self) -> int:
-        """Number of moment buffers."""
-        return len(self.moments)
-
-    @property
     def constants(self) -> Float64Array:
         """What stays the same in all steps, in the order of the kernel: float64, 1-D."""
         raise NotImplementedError

@@ -146,7 +146,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     is_kept = max(counts.values()) == 0
     for sizes, optimizer, batch_size, n_samples, threads in FITS:
-        n_vectors = 2 + OPTIMIZERS[optimizer].n_moments
+        n_vectors = 2 + len(OPTIMIZERS[optimizer].moments)
         promised = n_vectors * 4 * n_params(sizes) + workspace_bytes(sizes, batch_size, threads)
         used = in_a_process("measure", sizes, optimizer, batch_size, n_samples, threads)
         is_within = used <= promised + SLACK * MEGABYTE

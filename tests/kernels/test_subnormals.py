@@ -199,7 +199,7 @@ def test_updates_with_vanishing_gradients_store_no_subnormal(optimizer, dtype):
     with np.errstate(under="ignore"):
         start = np.resize(np.geomspace(limits.tiny, 1.0, 40).astype(dtype), 128)
         start[::3] = 0  # as biases begin: nothing hides a tiny step
-    params, state = start.copy(), np.zeros((max(1, optimizer.n_moments), start.size), dtype)
+    params, state = start.copy(), np.zeros((max(1, len(optimizer.moments)), start.size), dtype)
     shrinking = 0.5 if dtype == "float32" else 0.3  # reaches 0 within the steps
     grads = (np.where(np.arange(start.size) % 2, 1, -1) * np.geomspace(limits.tiny, 1e3, start.size)).astype(dtype)
     for step in range(900):

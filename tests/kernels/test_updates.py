@@ -63,7 +63,7 @@ class Rectangle:
         self.g_row = n_columns + 2
         self.g_inside = self._rows(self.g_row)
         blank = np.where(self.inside, 0, np.nan).astype(dtype)
-        self.params, self.state = guarded(blank, at_start), guarded(np.tile(blank, optimizer.n_moments), at_start)
+        self.params, self.state = guarded(blank, at_start), guarded(np.tile(blank, len(optimizer.moments)), at_start)
         self.grads = guarded(np.where(self.g_inside, 0, np.nan).astype(dtype), at_start)
         self.constants = guarded(optimizer.constants, at_start)
 
@@ -121,7 +121,7 @@ def test_update_in_pieces_gives_the_same_bits(leaf, optimizer, dtype):
             for step in range(3):
                 rectangle.update(leaf, step)
             params.append(rectangle.params)
-            moments.append(rectangle.state.reshape(optimizer.n_moments, values[piece].size))
+            moments.append(rectangle.state.reshape(len(optimizer.moments), values[piece].size))
         results.append(np.concatenate(params).tobytes() + np.concatenate(moments, axis=1).tobytes())
     assert len(set(results)) == 1
 
@@ -149,7 +149,7 @@ def test_update_overflowing_step_sets_the_flag(leaf_and_optimizer, dtype):
     assert rectangle.update(leaf) == 1
 
 
-MOMENT_CASES = [case for case in CASES if case[1].n_moments and case[0] is not updates.adagrad]
+MOMENT_CASES = [case for case in CASES if case[1].moments and case[0] is not updates.adagrad]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -157,7 +157,7 @@ MOMENT_CASES = [case for case in CASES if case[1].n_moments and case[0] is not u
 def test_update_decaying_moments_become_zero_not_subnormal(leaf, optimizer, dtype):
     tiny = np.finfo(dtype).tiny
     rectangle = Rectangle((1, 17, 17), optimizer, dtype)
-    rectangle.state[:] = tiny * np.resize([1.0, -1.0], 17 * optimizer.n_moments)
+    rectangle.state[:] = tiny * np.resize([1.0, -1.0], 17 * len(optimizer.moments))
     if leaf is not updates.momentum:
         rectangle.state[:17] = np.abs(rectangle.state[:17])
     for step in range(3):
@@ -202,9 +202,9 @@ def test_update_squares_of_small_gradients_become_zero_not_subnormal(leaf, optim
     for step in range(3):
         assert rectangle.update(leaf, step) == 0
     assert np.isfinite(rectangle.params[rectangle.inside]).all()
-    moments = rectangle.state[np.tile(rectangle.inside, optimizer.n_moments)]
+    moments = rectangle.state[np.tile(rectangle.inside, len(optimizer.moments))]
     assert not ((moments != 0.0) & (np.abs(moments) < limits.tiny)).any()
-    if optimizer.n_moments:
+    if len(optimizer.moments):
         assert (moments != 0.0).any()  # those of the larger gradients
 
 
