@@ -33,6 +33,12 @@ def fashion_mnist(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     return images.reshape(len(images), -1) / np.float32(255), labels
 
 
+def uci_regression(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return x and y of "bike" or "kin40k"."""
+    table = np.loadtxt(folder / "uci_regression_large" / name / "data.csv.gz", delimiter=",")
+    return table[:, :-1], table[:, -1]
+
+
 def california_housing(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return x (20640, 8) and y (20640,), in 100 kUSD, with the columns and the rows as scikit-learn orders them."""
     table = np.loadtxt(folder / "california_housing" / "cal_housing.data", delimiter=",")
