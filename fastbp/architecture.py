@@ -99,7 +99,7 @@ def architecture_of(
     layout = Layout(sizes)
     names = (*_hidden_activations(activation, layout.n_layers - 1), _output_activation(output, layout.sizes[-1]))
     number = _dtype_of(dtype)
-    return Architecture(layout, names, _loss_of(loss, names[-1]), number)
+    return Architecture(layout, names, _loss_of(loss, names[-1], layout.sizes[-1]), number)
 
 
 def _hidden_activations(
@@ -138,7 +138,7 @@ def _output_activation(output: object, n_out: int) -> str | OwnActivation:
     return name
 
 
-def _loss_of(given: object, output: str | OwnActivation) -> str | OwnLoss:
+def _loss_of(given: object, output: str | OwnActivation, n_out: int) -> str | OwnLoss:
     if isinstance(given, OwnLoss):
         if output == "softmax":
             raise ValueError(
@@ -157,6 +157,11 @@ def _loss_of(given: object, output: str | OwnActivation) -> str | OwnLoss:
         hint = f", which goes with output={needed!r}" if needed else ""
         raise ValueError(
             f"loss with output {output!r} must be one of {', '.join(map(repr, permitted))}, got {name!r}{hint}"
+        )
+    if n_out % LOSSES[name].outputs_per_target != 0:
+        raise ValueError(
+            f"loss {name!r} needs an even number of outputs, the means and then as many logarithms of variances, got "
+            f"{n_out}"
         )
     return name + option
 

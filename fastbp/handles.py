@@ -174,6 +174,7 @@ def _shared_fields(network: Network, max_batch: int, learning: Learning) -> dict
         "busy": 0,
         "n_in": network.n_in,
         "n_out": network.n_out,
+        "n_targets": network.n_targets,
         "itemsize": network.architecture.dtype.itemsize,
         "takes_labels": network.targets == LABELS,
         "max_batch": max_batch,

@@ -47,7 +47,10 @@ class MLP:
         Activation of the last layer: any of these, or exp, or softmax, which needs an output per class, two at least.
     loss : str, optional
         mse, mae, huber (delta 1), log_cosh, quantile (q 0.5), hinge (of targets -1 and 1), each the mean over samples
-        and outputs, with any output but softmax; binary_cross_entropy (mean over samples and outputs) with sigmoid;
+        and outputs, with any output but softmax; gaussian_nll, ``(s + (y - m)**2 * exp(-s)) / 2``, mean over samples
+        and targets, of outputs m and then as many s, logarithms of variances that are clipped to 1e-6 and 1e6 (where
+        the derivative is that at the limit), with any output but softmax; binary_cross_entropy (mean over samples and
+        outputs) with sigmoid;
         poisson (``output - y * log(output)``, mean over samples and outputs) with exp; cross_entropy with softmax. With
         another delta or q: ``"huber(2.0)"`` or ``losses.Huber(2.0)``. By default cross_entropy for softmax,
         binary_cross_entropy for sigmoid, poisson for exp, else mse.

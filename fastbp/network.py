@@ -86,6 +86,11 @@ class Network:
         return self.architecture.layout.sizes[-1]
 
     @property
+    def n_targets(self) -> int:
+        """Number of values that the outputs of a sample are compared with."""
+        return self.n_out // loss_of(self.architecture.loss).outputs_per_target
+
+    @property
     def decisions_per_sample(self) -> float:
         """How many classes each sample decides on; NaN where the output is no class."""
         return {LABELS: 1.0, FRACTIONS: float(self.n_out), SIGNS: float(self.n_out)}.get(self.targets, math.nan)
@@ -117,7 +122,7 @@ class Network:
         targets, is_labels = arrays.targets(
             y,
             features.shape[0],
-            self.n_out,
+            self.n_targets,
             self.architecture.dtype,
             classes=self.targets == LABELS,
             permitted=_PERMITTED.get(self.targets),
@@ -149,7 +154,7 @@ class Network:
     def batch_at_once(self, x: object, y: object) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
         """Return views of a batch if its arrays are of the kind that `kernels.border` takes, else None.
 
-        Rows of the dtype, and as the loss wants values (n_samples, n_out) of the dtype or int64 classes (n_samples,).
+        Rows of the dtype, and as the loss wants values (n_samples, n_targets) of it or int64 classes (n_samples,).
         """
         if type(x) is not np.ndarray or type(y) is not np.ndarray:
             return None
@@ -158,7 +163,7 @@ class Network:
             return None
         if self.targets == LABELS:
             return (rows, targets) if targets.ndim == 1 and targets.dtype is _CLASSES else None
-        if targets.ndim == 1 and self.n_out == 1:
+        if targets.ndim == 1 and self.n_targets == 1:
             targets = targets[:, np.newaxis]
         return (rows, targets) if targets.ndim == 2 and targets.dtype is dtype else None
 

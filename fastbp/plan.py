@@ -177,6 +177,11 @@ class Plan:
         return loss_of(self.architecture.loss)
 
     @property
+    def n_targets(self) -> int:
+        """Numbers of each sample that come with it: its targets, or the derivatives by its outputs."""
+        return self.layout.sizes[-1] // (self.loss.outputs_per_target if self.with_loss else 1)
+
+    @property
     def layers(self) -> list[tuple[int, int]]:
         """Inputs and outputs of each layer."""
         return list(pairwise(self.layout.sizes))
@@ -253,6 +258,7 @@ class Plan:
             "block": self.block,
             "super_block": self.super_block,
             "loss_unit": LOSS_UNIT,
+            "n_targets": self.n_targets,
             "gradient_row": -(-self.layout.n_params // self.panel) * self.panel,
             "m_block": M_BLOCK,
             "c_block": C_BLOCK,

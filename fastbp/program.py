@@ -202,6 +202,7 @@ class Program:
             "source": addresses["source"],
             "n_in": plan.layout.sizes[0],
             "n_out": plan.layout.sizes[-1],
+            "n_targets": plan.n_targets,
             "itemsize": self._itemsize,
             "least_samples": plan.n_samples - plan.panel + 1 if plan.trains else 1,
             "most_samples": min(plan.n_samples, AT_ONCE // max(1, plan.costs(1)[0] - TASK_COST)),

@@ -19,6 +19,7 @@ LEAKY_SLOPE = 0.01
 ELU_ALPHA = 1.0
 SELU_ALPHA = 1.6732632423543772848170429916717  # Klambauer et al. 2017, section 2
 SELU_SCALE = 1.0507009873554804934193349852946
+MOST_LOG_VARIANCE = math.log(1e6)  # of gaussian_nll
 HUBER_DELTA = 1.0
 QUANTILE = 0.5
 
@@ -118,7 +119,7 @@ OF_ERRORS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] 
     ),
 }
 
-# loss: the outputs it is defined for.
+# loss: the outputs it is defined for. Not gaussian_nll, whose outputs are twice as many as its targets: test_gaussian.
 PERMITTED_OUTPUTS: dict[str, tuple[str, ...]] = dict.fromkeys((*OF_ERRORS, "hinge"), tuple(ACTIVATIONS)) | {
     "poisson": ("exp",),
     "binary_cross_entropy": ("sigmoid",),
@@ -136,7 +137,7 @@ def targets(y: ArrayLike, loss_name: str, n_out: int, dtype: Any = np.float64) -
     y = np.asarray(y)
     if loss_name == "cross_entropy" and np.issubdtype(y.dtype, np.integer) and y.size == len(y):
         return np.eye(n_out, dtype=dtype)[y.ravel()]
-    return y.reshape(len(y), n_out).astype(dtype)
+    return y.reshape(len(y), n_out // 2 if loss_name == "gaussian_nll" else n_out).astype(dtype)
 
 
 def loss_of_outputs(loss_name: str, output: str, z: Array, y: Array) -> Array:
@@ -148,6 +149,10 @@ def loss_of_outputs(loss_name: str, output: str, z: Array, y: Array) -> Array:
     if loss_name == "poisson":
         return (np.exp(z) - y * z).mean()
     h = ACTIVATIONS[output][0](z)
+    if loss_name == "gaussian_nll":
+        mean, s = np.split(h, 2, axis=1)
+        s = np.clip(s, -MOST_LOG_VARIANCE, MOST_LOG_VARIANCE)
+        return ((s + (y - mean) ** 2 * np.exp(-s)) / 2).mean()
     return np.maximum(0, 1 - y * h).mean() if loss_name == "hinge" else OF_ERRORS[loss_name][0](h - y).mean()
 
 
@@ -160,6 +165,11 @@ def gradient_of_outputs(loss_name: str, output: str, z: Array, y: Array) -> Arra
     if loss_name == "poisson":
         return (np.exp(z) - y) / z.size
     h, derivative = ACTIVATIONS[output]
+    if loss_name == "gaussian_nll":
+        mean, s = np.split(h(z), 2, axis=1)
+        s = np.clip(s, -MOST_LOG_VARIANCE, MOST_LOG_VARIANCE)
+        scaled = (mean - y) * np.exp(-s)
+        return np.hstack([scaled, (1 - (mean - y) * scaled) / 2]) * derivative(z) / y.size
     if loss_name == "hinge":
         return np.where(y * h(z) < 1, -y, 0) * derivative(z) / z.size
     return OF_ERRORS[loss_name][1](h(z) - y) * derivative(z) / z.size

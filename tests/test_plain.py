@@ -22,6 +22,7 @@ PERMITTED = {
     "numba.core.codegen.get_host_cpu_features",
     "numba.core.compiler_lock",
     "numba.core.config",
+    "numba.core.errors",
     "numba.core.event",
     "numba.core.imputils",
     "numba.core.registry.cpu_target",

@@ -47,7 +47,7 @@ for dtype in ("float32", "float64"):
             except ValueError:
                 continue
             signs = np.where(x[:, :2] < 0.5, -1.0, 1.0)
-            y = {"cross_entropy": np.arange(700) % 2, "hinge": signs}.get(loss, x[:, :2])
+            y = {"cross_entropy": np.arange(700) % 2, "hinge": signs, "gaussian_nll": x[:, 0]}.get(loss, x[:, :2])
             model.fit(x, y, max_steps=1, validation_data=(x, y), threads=2)
             model.fit(x, y, max_steps=1, sample_weight=x[:, 0], validation_data=(x, y, x[:, 0]))
     for optimizer in optimizers:

@@ -13,8 +13,7 @@ from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleT
 from typing import Any
 
 import numpy as np
-from numba.core.dispatcher import Dispatcher
-from numba.core.registry import CPUDispatcher
+from numba.extending import is_jitted
 
 from fastbp._jit.cache import ADOPTED_IDENTITY
 from fastbp._jit.compiler import inline
@@ -25,10 +24,10 @@ _KNOWN_MODULES = ("math", "numpy", "numba", "builtins", "operator", "fastbp", "f
 
 def is_compiled(function: object) -> bool:
     """Return whether this is a function that ``@njit`` has made."""
-    return isinstance(function, CPUDispatcher)
+    return bool(is_jitted(function))
 
 
-def adopt(function: Dispatcher) -> Any:
+def adopt(function: Any) -> Any:
     """Return a compiled function of a user's as a helper such as `inline` makes.
 
     Raises
@@ -39,7 +38,7 @@ def adopt(function: Dispatcher) -> Any:
     return _adopt(function, ())
 
 
-def reads(function: Dispatcher, name: str) -> bool:
+def reads(function: Any, name: str) -> bool:
     """Return whether a function ever reads its parameter of that name."""
     for instruction in dis.get_instructions(function.py_func):
         names = instruction.argval if isinstance(instruction.argval, tuple) else (instruction.argval,)
@@ -48,7 +47,7 @@ def reads(function: Dispatcher, name: str) -> bool:
     return False
 
 
-def _adopt(function: Dispatcher, callers: tuple[Dispatcher, ...]) -> Any:
+def _adopt(function: Any, callers: tuple[Any, ...]) -> Any:
     original = function.py_func
     if function in callers:
         raise TypeError(f"{original.__qualname__} must not call itself")
@@ -75,7 +74,7 @@ def _adopt(function: Dispatcher, callers: tuple[Dispatcher, ...]) -> Any:
     return inline(copy)
 
 
-def _adopted_or_same(value: Any, callers: tuple[Dispatcher, ...]) -> Any:
+def _adopted_or_same(value: Any, callers: tuple[Any, ...]) -> Any:
     return _adopt(value, callers) if is_compiled(value) else value
 
 

@@ -91,20 +91,20 @@ def predict_rows(border, x, out):
 @inline
 def _are_targets(border, y, n):
     """Whether these are n rows of values that the loss permits."""
-    n_out, size = border.n_out, border.itemsize
+    n_targets, size = border.n_targets, border.itemsize
     if (
-        not _are_rows(y, n, n_out, size)
-        or call(border.has_bad, (address_of_array(y), y.strides[0] // size, n, n_out)) != 0
+        not _are_rows(y, n, n_targets, size)
+        or call(border.has_bad, (address_of_array(y), y.strides[0] // size, n, n_targets)) != 0
     ):
         return False
     if border.targets == FRACTIONS:
         for i in range(n):
-            for j in range(n_out):
+            for j in range(n_targets):
                 if y[i, j] < 0 or y[i, j] > 1:
                     return False
     elif border.targets in (COUNTS, SIGNS):
         for i in range(n):
-            for j in range(n_out):
+            for j in range(n_targets):
                 if y[i, j] < 0 and (border.targets == COUNTS or y[i, j] != -1):
                     return False
                 if border.targets == SIGNS and y[i, j] >= 0 and y[i, j] != 1:

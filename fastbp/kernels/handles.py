@@ -60,6 +60,7 @@ LEARNER = np.dtype(
         ("word", ADDRESS),  # of the network (`owners`)
         ("n_in", COUNT),
         ("n_out", COUNT),
+        ("n_targets", COUNT),
         ("itemsize", COUNT),
         ("takes_labels", COUNT),
         ("max_batch", COUNT),

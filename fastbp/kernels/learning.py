@@ -41,8 +41,8 @@ def _is_label(array):
 
 
 @inline
-def _check_batch(learner, x, y):
-    """The status of the shapes of a batch: rows, and values for each or a class."""
+def _check_batch(learner, x, y, n_columns):
+    """The status of the shapes of a batch: rows, and so many values for each or a class."""
     if x.n_columns != learner.n_in:
         return X_SHAPE
     if y.n_rows != x.n_rows:
@@ -50,7 +50,7 @@ def _check_batch(learner, x, y):
     if _is_label(y):
         if learner.takes_labels == 0 or y.n_columns != 1:
             return Y_SHAPE
-    elif y.n_columns != learner.n_out:
+    elif y.n_columns != n_columns:
         return Y_SHAPE
     return BATCH if x.n_rows == 0 else OK
 
@@ -163,7 +163,7 @@ def _take_step(learner, program, x, y, arrays, weighted):
 def embedded_train_step(handle, arrays, weighted):
     """One step on a batch. arrays : x, y and, if `weighted`, weights."""
     learner, x, y = learner_at(handle), array_of(arrays, 0), array_of(arrays, 1)
-    status = _check_batch(learner, x, y)
+    status = _check_batch(learner, x, y, learner.n_targets)
     if status == OK and x.n_rows > learner.max_batch:
         status = BATCH
     if status == OK:
@@ -175,7 +175,7 @@ def embedded_train_step(handle, arrays, weighted):
 def embedded_backward_step(handle, arrays):
     """One step from the derivative of a loss of the user's. arrays : x and d_out."""
     learner, x, d_out = learner_at(handle), array_of(arrays, 0), array_of(arrays, 1)
-    status = Y_SHAPE if _is_label(d_out) else _check_batch(learner, x, d_out)
+    status = Y_SHAPE if _is_label(d_out) else _check_batch(learner, x, d_out, learner.n_out)
     if status == OK and x.n_rows > learner.max_batch:
         status = BATCH
     return status if status != OK else _take_step(learner, learner.step_from, x, d_out, arrays, 0)
@@ -188,7 +188,7 @@ def embedded_loss_and_grad(handle, arrays, grad, weighted):
     arrays : x, y, `grad` and, if `weighted`, weights.
     """
     learner, x, y, out = learner_at(handle), array_of(arrays, 0), array_of(arrays, 1), array_of(arrays, 2)
-    status = _check_batch(learner, x, y)
+    status = _check_batch(learner, x, y, learner.n_targets)
     if status != OK:
         return status
     if x.n_rows > learner.max_batch:
@@ -272,7 +272,7 @@ def _train(learner, border, dealing, run, end):
 def embedded_train(handle, arrays, n_steps, weighted):
     """Train for some steps, as the trainer's fits do. arrays : x, y and, if `weighted`, weights of the whole data."""
     learner, x, y = learner_at(handle), array_of(arrays, 0), array_of(arrays, 1)
-    status = _check_batch(learner, x, y)
+    status = _check_batch(learner, x, y, learner.n_targets)
     if status != OK:
         return status
     if (x.n_rows if learner.batch_size == 0 else min(learner.batch_size, x.n_rows)) > learner.max_batch:

@@ -29,6 +29,7 @@ from fastbp.kernels.simd import (
     flush,
     flush_factor,
     fma,
+    is_finite,
     lanes_of,
     load,
     load_first_pair,
@@ -47,6 +48,7 @@ from fastbp.kernels.sums import PART, add_part
 VALUES, FRACTIONS, LABELS, COUNTS, SIGNS = range(5)
 
 _LOG_2 = 0.6931471805599453
+_MOST_LOG_VARIANCE = 13.815510557964274  # log(1e6): variances from 1e-6, as PyTorch's least, to 1e6
 
 
 class Loss(NamedTuple):
@@ -54,6 +56,7 @@ class Loss(NamedTuple):
 
     output : the output activation that is fused into the leaf, if any: it then takes pre-activations. targets : their
     kind, which says what a decision is as well: none, one per output, one per sample. constants : what the leaf reads.
+    outputs_per_target : how many times as wide a sample's outputs are as its targets; n_out is theirs.
     """
 
     leaf: Leaf
@@ -61,6 +64,7 @@ class Loss(NamedTuple):
     output: str | None = None
     targets: int = VALUES
     constants: tuple[float, ...] = ()
+    outputs_per_target: int = 1
 
 
 def _signature(T):
@@ -335,6 +339,66 @@ def cross_entropy(output, targets, weights, d, n_out, n_samples, scale, constant
     sums[1] = sum_lanes(n_right)
 
 
+@inline
+def _gaussian_of_panel(output, targets, d, n_targets, width, scale):
+    """Sum over a panel's targets of twice each sample's losses, s + (y - m)**2 * exp(-s); writes d of the losses.
+
+    The means m come first among the outputs, then the logarithms s of the variances, clipped to +-`_MOST_LOG_VARIANCE`.
+    The derivative with respect to s is the one at the clipped s, so that what is beyond may come back.
+    """
+    total = part = splat(load_first_pair(output, 0, width), 0.0)
+    behind = n_targets * width
+    for j in range(n_targets):
+        i = j * width
+        error = flush_factor(load_first_pair(output, i, width) - load_first_pair(targets, i, width))
+        s = load_first_pair(output, i + behind, width)
+        # An infinity stays one, so that a divergence is seen.
+        s = where(is_finite(s), maximum(-_MOST_LOG_VARIANCE, minimum(_MOST_LOG_VARIANCE, flush(s))), s)
+        scaled = flush_factor(error * exp(-s))
+        square = error * scaled
+        store_first_pair(d, i, flush(scale * scaled), width)
+        store_first_pair(d, i + behind, flush(scale * flush_factor(0.5 * (1.0 - square))), width)
+        part += s + square
+        if (j + 1) % PART == 0:
+            total, part = add_part(total, part)
+    return total + part
+
+
+@inline
+def _gaussian_sum(output, targets, weights, d, n_out, n_samples, scale, is_weighted):
+    """The lanes of the sum of the samples' losses, weighted or not; writes d."""
+    n_targets, total = n_out // 2, splat(load_first_pair(output, 0, 0), 0.0)
+    for start in range(0, n_samples, panel_of(output)):
+        width = min(panel_of(output), n_samples - start)
+        weight = splat(total, 1.0)
+        if is_weighted:
+            weight = flush_factor(load_first_pair(weights, start, width))
+        loss = _gaussian_of_panel(
+            offset(output, start * n_out),
+            offset(targets, start * n_targets),
+            offset(d, start * n_out),
+            n_targets,
+            width,
+            flush_factor(splat(total, scale) / splat(total, n_targets) * weight),
+        )
+        total += where(first_lanes(total, width), weight * loss, 0.0)
+    return total / splat(total, 2 * n_targets)
+
+
+@leaf(_signature)
+def gaussian_nll(output, targets, weights, d, n_out, n_samples, scale, constants, sums):
+    """Mean over the targets of (s + (y - m)**2 * exp(-s)) / 2: outputs m, then s, each as many as there are targets."""
+    sums[0] = sum_lanes(_gaussian_sum(output, targets, weights, d, n_out, n_samples, scale, False))
+    sums[1] = 0.0
+
+
+@leaf(_signature)
+def weighted_gaussian_nll(output, targets, weights, d, n_out, n_samples, scale, constants, sums):
+    """As gaussian_nll, of weighted samples."""
+    sums[0] = sum_lanes(_gaussian_sum(output, targets, weights, d, n_out, n_samples, scale, True))
+    sums[1] = 0.0
+
+
 LOSSES = {
     "mse": Loss(mse, weighted_mse),
     "mae": Loss(mae, weighted_mae),
@@ -342,6 +406,7 @@ LOSSES = {
     "log_cosh": Loss(log_cosh, weighted_log_cosh),
     "quantile": Loss(quantile, weighted_quantile, constants=(0.5,)),
     "hinge": Loss(hinge, weighted_hinge, targets=SIGNS),
+    "gaussian_nll": Loss(gaussian_nll, weighted_gaussian_nll, outputs_per_target=2),
     "poisson": Loss(poisson, weighted_poisson, output="exp", targets=COUNTS),
     "binary_cross_entropy": Loss(
         binary_cross_entropy, weighted_binary_cross_entropy, output="sigmoid", targets=FRACTIONS

@@ -69,11 +69,11 @@ def loss_block(plan, source, start, n, scale, sums):
     """
     plan, source = plan_at(plan), source_at(source)
     last, rows, targets, n_outside = layer_of(plan, plan.n_layers - 1), plan.scratch.rows, plan.scratch.targets, 0
-    n_out = last.n_out
+    n_out, n_targets = last.n_out, plan.sizes.n_targets
     if source.y_is_label != 0:
         n_outside = call(plan.leaves.labels, (source.y, source.y_row, source.y_dtype, rows, n, n_out, targets))
     else:
-        call(plan.leaves.gather, (source.y, source.y_row, source.y_column, source.y_dtype, rows, n, n_out, targets,
+        call(plan.leaves.gather, (source.y, source.y_row, source.y_column, source.y_dtype, rows, n, n_targets, targets,
                                   plan.scratch.row_addresses, plan.scratch.cast))  # fmt: skip
     if plan.leaves.smooth != 0:
         factor, share = plan.shaping.smoothing_factor, plan.shaping.smoothing_share
@@ -85,8 +85,10 @@ def loss_block(plan, source, start, n, scale, sums):
     output, unit = last.h_out + start * n_out * plan.sizes.itemsize, plan.sizes.loss_unit
     for s in range(0, n, unit):
         here = s * n_out * plan.sizes.itemsize
-        arguments = (output + here, targets + here, weights + s * plan.sizes.itemsize, plan.scratch.d + here, n_out,
-                     min(unit, n - s), scale, plan.loss_constants, sums + s // unit * LOSS_SUMS_BYTES)  # fmt: skip
+        here_of_targets = s * n_targets * plan.sizes.itemsize
+        arguments = (output + here, targets + here_of_targets, weights + s * plan.sizes.itemsize,
+                     plan.scratch.d + here, n_out, min(unit, n - s), scale, plan.loss_constants,
+                     sums + s // unit * LOSS_SUMS_BYTES)  # fmt: skip
         if source.w != 0:
             call(plan.leaves.weighted_loss, arguments)
         else:

@@ -27,6 +27,7 @@ SIZES = np.dtype(
         ("block", COUNT),  # samples of a task
         ("super_block", COUNT),  # samples that the buffers hold
         ("loss_unit", COUNT),  # samples whose losses are one sum
+        ("n_targets", COUNT),  # numbers of a sample that its outputs are compared with
         ("gradient_row", COUNT),  # between the gradients of two blocks, of small networks
         ("m_block", COUNT),  # cache block of a product: rows
         ("c_block", COUNT),  # cache block of a gradient: columns
@@ -358,6 +359,7 @@ BORDER = np.dtype(
         ("source", ADDRESS),  # SOURCE, written
         ("n_in", COUNT),
         ("n_out", COUNT),
+        ("n_targets", COUNT),
         ("itemsize", COUNT),
         ("least_samples", COUNT),  # that the program is for
         ("most_samples", COUNT),
