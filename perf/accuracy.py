@@ -186,6 +186,38 @@ def with_warmup(rate: float, n_steps: int) -> fastbp.schedules.Warmup:
     return fastbp.schedules.Warmup(n_steps // 20, fastbp.schedules.CosineDecay(rate, n_steps - n_steps // 20))
 
 
+def recipe_fashion(folder: Path) -> bool:
+    """The published network on all 60 000 images, by a recipe that 5000 of them had chosen; three seeds.
+
+    Of some twenty recipes with dropout, largest norms, noise, smoothed labels and averaged parameters it was the one
+    with the highest accuracy there, 0.9108, when it was trained on the other 55 000. Inputs: minus the mean of each
+    pixel, times four.
+    """
+    x, y = datasets.fashion_mnist(folder, "train")
+    x_test, y_test = datasets.fashion_mnist(folder, "t10k")
+    mean = x[5000:].mean(axis=0)
+    x, x_test = 4.0 * (x - mean), 4.0 * (x_test - mean)
+    n_epochs, batch_size = 40, 128
+    n_steps, accuracies, seconds = n_epochs * -(-len(x) // batch_size), [], []
+    print("\nFashion-MNIST, 784-300-100-10 ReLU, AdamW, dropout 0.2, norms up to 2, 40 epochs on 60 000")
+    for seed in range(3):
+        model = fastbp.MLP([784, 300, 100, 10], activation="relu", output="softmax", seed=seed)
+        history = model.fit(
+            x,
+            y,
+            optimizer=fastbp.AdamW(with_warmup(2e-3, n_steps), weight_decay=0.05),
+            batch_size=batch_size,
+            epochs=n_epochs,
+            regularize=[fastbp.Dropout(0.2), fastbp.MaxNorm(2.0)],
+            seed=seed,
+        )
+        accuracies.append((model.predict(x_test).argmax(axis=1) == y_test).mean())
+        seconds.append(history.seconds.sum())
+        print(f"  seed {seed}: test accuracy {accuracies[-1]:.4f}, {seconds[-1]:.1f} s")
+    print(f"  mean {np.mean(accuracies):.4f}; asked for: >= {RECIPE_FASHION_BOUND} in {RECIPE_FASHION_SECONDS:.0f} s")
+    return bool(np.mean(accuracies) >= RECIPE_FASHION_BOUND and max(seconds) <= RECIPE_FASHION_SECONDS)
+
+
 def recipe_california(folder: Path) -> bool:
     """The published network and parts, trained by a recipe that was chosen by validation errors alone; eight seeds."""
     data, n_epochs, batch_size = California(folder), 200, 64
@@ -295,6 +327,7 @@ def main() -> None:
         "fashion": fashion,
         "california": california,
         "best": best_california,
+        "recipe_fashion": recipe_fashion,
         "recipe_california": recipe_california,
         "small": small,
         "dropout": dropout,
