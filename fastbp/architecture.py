@@ -142,7 +142,7 @@ def _loss_of(given: object, output: str | OwnActivation, n_out: int) -> str | Ow
     if isinstance(given, OwnLoss):
         if output == "softmax":
             raise ValueError(
-                f"loss with output 'softmax' must be 'cross_entropy', got {str(given)!r}, which is the user's own"
+                f"loss with output 'softmax' must be 'cross_entropy', got {str(given)!r}, which is your own"
             )
         return given
     loss, option = _split(given, _LOSS_CHOICES, "loss")

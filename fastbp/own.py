@@ -222,7 +222,8 @@ class Loss(_ByReference, Choice):
     df : function of output and y
         Its derivative with respect to the output.
     check : bool, default True
-        Whether to compare `df` with differences of `f`.
+        Whether to compare `df` with differences of `f`, at outputs from -5 to 5 and targets from -1.7 to 2.2. False for
+        one that is meant to be another, or a formula that is not for all of these numbers.
 
     Raises
     ------

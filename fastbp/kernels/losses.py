@@ -353,9 +353,9 @@ def _gaussian_of_panel(output, targets, d, n_targets, width, scale):
         error = flush_factor(load_first_pair(output, i, width) - load_first_pair(targets, i, width))
         s = load_first_pair(output, i + behind, width)
         # An infinity stays one, so that a divergence is seen.
-        s = where(is_finite(s), maximum(-_MOST_LOG_VARIANCE, minimum(_MOST_LOG_VARIANCE, flush(s))), s)
+        s = where(is_finite(s), maximum(-_MOST_LOG_VARIANCE, minimum(_MOST_LOG_VARIANCE, flush_factor(s))), s)
         scaled = flush_factor(error * exp(-s))
-        square = error * scaled
+        square = flush_factor(error * scaled)  # a sum with s is no subnormal then, whatever cancels
         store_first_pair(d, i, flush(scale * scaled), width)
         store_first_pair(d, i + behind, flush(scale * flush_factor(0.5 * (1.0 - square))), width)
         part += s + square
