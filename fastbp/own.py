@@ -86,6 +86,17 @@ def _explained(what: str, compiled: Callable[[], Any]) -> Any:
         raise TypeError(f"{what}: {error}") from error
 
 
+def _refuse_exceptions(what: str, call: Callable[[], Any]) -> None:
+    """Make a call of a user's functions; a TypeError if they raise, such as for an index that is out of range."""
+    try:
+        call()
+    except RuntimeError as error:
+        raise TypeError(
+            f"{what} must not raise exceptions, which nobody could catch, and does so for some numbers, 0 among them: "
+            "an index out of range, or 0 to a negative power (write 1 / z**2)"
+        ) from error
+
+
 def _place_of(function: Any, what: str) -> tuple[str, str]:
     """Return module and name under which a process to come finds a function."""
     module, name = function.py_func.__module__, function.py_func.__qualname__
@@ -187,6 +198,7 @@ class Activation(_ByReference, Choice):
             lambda: own.activation(f, df, _jit.reads(self.df, z), self.initializer),
         )
         object.__setattr__(self, "row", row)
+        _refuse_exceptions(f"f or df of Activation {self.name!r}", lambda: self._evaluate(np.append(_POINTS, 0.0)))
         if self.check:
             _check_derivative(f"Activation {self.name!r}", self._evaluate, _POINTS, "z")
 
@@ -263,6 +275,7 @@ class Loss(_ByReference, Choice):
         f, df = self._adopted("f", "output", "y"), self._adopted("df", "output", "y")
         row = _explained(f"f or df of Loss {self.name!r}", lambda: own.loss(f, df))
         object.__setattr__(self, "row", row)
+        _refuse_exceptions(f"f or df of Loss {self.name!r}", lambda: self._evaluate(0.0, np.append(_POINTS, 0.0)))
         if self.check:
             for y in _TARGETS:
                 at_y = functools.partial(self._evaluate, y)
@@ -378,8 +391,16 @@ class UpdateRule(_ByReference, Optimizer):
         what = f"f or coefficients of UpdateRule {self.name!r}"
         row = _explained(what, lambda: own.rule(f, coefficients, n, len(numbers)))
         object.__setattr__(self, "row", row)
+        _refuse_exceptions(what, self._take_a_step)
 
     row: ClassVar[updates.Rule]
+
+    def _take_a_step(self) -> None:
+        """Update a few float64 parameters, zeros among them."""
+        params, grads, constants = np.arange(8.0), np.arange(8.0), np.append(self.constants, 0.0)
+        state, coefficients = np.zeros(8 * max(1, self.n_moments)), np.zeros(8)
+        self.row.coefficients.call(np.float64, 0.1, 0, constants, coefficients)
+        self.row.update.call(np.float64, params, grads, state, 8, 1, 8, 8, 8, constants, coefficients)
 
     @property
     def moments(self) -> tuple[str, ...]:

@@ -312,6 +312,9 @@ def test_values_equal_pickles_and_copies_are_by_reference():
     assert copy.deepcopy(model(local)).predict(data()[0]).shape == (37, 2)
 
 
+NOT_PLAIN = pytest.mark.skipif(_jit.IS_PLAIN, reason="a C function does not tell what it has raised")
+
+
 @njit
 def raising(z):
     if z > 100.0:
@@ -355,6 +358,26 @@ def inverse(z, h):
 
 
 @njit
+def negative_power(z):
+    return z**-3
+
+
+@njit
+def negative_power_derivative(z, h):
+    return -3.0 * z**-4
+
+
+@njit
+def over_the_end(p, g, moments, numbers):
+    return p - numbers[3] * g, ()
+
+
+@njit
+def complex_number(z):
+    return 1j * z
+
+
+@njit
 def no_moments(p, g, moments, numbers):
     return p - numbers[0] * g
 
@@ -375,6 +398,16 @@ def five(rate, t, hyperparameters):
         ),
         (lambda: fastbp.Activation("a", identity, tanh_derivative), ValueError, r"df is .* at z = .*f changes by 1"),
         (lambda: fastbp.Activation("a", raising, one), TypeError, "raising must not raise exceptions"),
+        pytest.param(
+            lambda: fastbp.Activation("a", negative_power, negative_power_derivative),
+            TypeError,
+            "0 to a negative power",
+            marks=NOT_PLAIN,
+        ),
+        pytest.param(
+            lambda: fastbp.UpdateRule("r", 0, over_the_end), TypeError, "an index out of range", marks=NOT_PLAIN
+        ),
+        (lambda: fastbp.Activation("a", complex_number, one), TypeError, "it must return a number, got complex128"),
         (lambda: fastbp.Activation("a", recursive, one), TypeError, "recursive must not call itself"),
         (lambda: fastbp.Activation("a", text, one), TypeError, "f or df of Activation 'a'"),
         (lambda: fastbp.Activation("a", blowing_up, inverse), ValueError, "at z = -5.1273 it is nan"),

@@ -21,6 +21,9 @@ else:
 CALLS_BY_C = numba_classes.CALLS_BY_C  # whether a leaf's address is that of a C function
 
 
+_RETURNED_NONE = -2  # the status of a function that returns None
+
+
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile an entry point on its first call with each signature, without the GIL, and keep it on disk.
 
@@ -118,6 +121,11 @@ class Leaf:
             float32 or float64.
         *arguments : int, float or ndarray
             Of an array the address of its first element is passed. Nothing is checked.
+
+        Raises
+        ------
+        RuntimeError
+            If the code has raised an exception, which a leaf must not.
         """
         values = [each.ctypes.data if isinstance(each, np.ndarray) else each for each in arguments]
         kinds = [ctypes.c_double if kind == types.float64 else ctypes.c_ssize_t for kind in self.signature(dtype).args]
@@ -126,7 +134,8 @@ class Leaf:
             return int(ctypes.CFUNCTYPE(ctypes.c_ssize_t, *kinds)(address)(*values))
         exception = ctypes.c_void_p()
         function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *kinds)(address)
-        function(ctypes.byref(result), ctypes.byref(exception), *values)
+        if function(ctypes.byref(result), ctypes.byref(exception), *values) not in (0, _RETURNED_NONE):
+            raise RuntimeError(f"{self} has raised an exception")
         return result.value
 
     def llvm(self, dtype: Any) -> str:

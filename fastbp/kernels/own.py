@@ -130,7 +130,7 @@ def _of_vectors(function: Any, n: int) -> Any:
         return function
     for T in _FLOATS:
         result = _result(function, *[T] * n)
-        if not isinstance(result, (types.Number, types.Boolean)):
+        if not isinstance(result, (types.Float, types.Integer, types.Boolean)):
             raise TypeError(f"it must return a number, got {result}")
     return _for_each_lane(function)
 
