@@ -433,7 +433,14 @@ def test_wrong_functions_are_refused_when_they_are_handed_over(make, error, mess
 
 
 def test_a_surrogate_derivative_may_be_meant():
-    assert fastbp.Activation("straight_through", text and leaky_relu, one, check=False).name == "straight_through"
+    with pytest.raises(ValueError, match="check=False if that is meant"):
+        fastbp.Activation("straight_through", leaky_relu, one)
+    x, y = data()
+    surrogate = fastbp.Activation("straight_through", leaky_relu, one, check=False)
+    expected = model("identity").loss_and_grad(x, y)[1]
+    net = model(surrogate)
+    assert np.abs(net.loss_and_grad(x, y)[1] - expected).max() > 0
+    assert not fastbp.check_gradient(net, x, y)
 
 
 @pytest.mark.skipif(_jit.IS_PLAIN, reason="nothing is kept on disk")

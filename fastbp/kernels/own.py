@@ -91,7 +91,8 @@ def rule(f: Any, coefficients: Any, n_moments: int, n_constants: int) -> Rule:
     else:
         _check_moments(f, n_moments, n_numbers)
         update = _update_of_lanes(f, n_moments)
-    row = update_rule(f"own_rule_{_code_of(f)}", _numbers_of(n_coefficients, n_constants), update)
+    name = f"own_rule_{_code_of(f)}_{n_moments}_{n_coefficients}_{n_constants}"
+    row = update_rule(name, _numbers_of(n_coefficients, n_constants), update)
     return Rule(row, learning_rate if coefficients is None else _coefficients_leaf(coefficients, n_constants))
 
 
@@ -342,5 +343,5 @@ def _coefficients_leaf(function: Any, n_constants: int) -> Any:
     def coefficients_of(rate, step, constants, coefficients):
         write(coefficients, 0, 0, 0, function(rate, step + 1, read(constants)))
 
-    coefficients_of.__name__ = coefficients_of.__qualname__ = f"own_coefficients_{_code_of(function)}"
+    coefficients_of.__name__ = coefficients_of.__qualname__ = f"own_coefficients_{_code_of(function)}_{n_constants}"
     return leaf(coefficients_signature)(coefficients_of)
