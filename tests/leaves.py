@@ -1,38 +1,19 @@
 """Calls of leaf kernels from Python, and the panels that they work on."""
 
-import ctypes
-
 import numpy as np
 from numba import types
 
-from fastbp import _jit
 from fastbp.kernels.activations import ACTIVATIONS
 from fastbp.kernels.losses import LOSSES
 from fastbp.kernels.panels import panel_width
 from fastbp.kernels.updates import N_COEFFICIENTS, RULES
-
-_RETURNED_NONE = -2  # the status of a function that returns None
 
 
 def call(leaf, dtype, *arguments):
     """Call the leaf for `dtype` through its address, arrays by that of their first element; returns its result."""
     signature = leaf.signature(dtype)
     assert len(arguments) == len(signature.args)
-    return call_address(leaf.address(dtype), signature, *arguments)
-
-
-def call_address(address, signature, *arguments):
-    """Call the function of this signature at an address, as `fastbp.kernels.calls.call` does, from C."""
-    values = [_address(value) if isinstance(value, np.ndarray) else value for value in arguments]
-    kinds = [_c_type(kind) for kind in signature.args]
-    if _jit.CALLS_BY_C:
-        result = ctypes.CFUNCTYPE(ctypes.c_ssize_t, *kinds)(address)(*values)
-    else:
-        place, exception = ctypes.c_ssize_t(), ctypes.c_void_p()
-        prototype = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *kinds)
-        status = prototype(address)(ctypes.byref(place), ctypes.byref(exception), *values)
-        assert status in (0, _RETURNED_NONE)
-        result = place.value
+    result = leaf.call(dtype, *arguments)
     return None if signature.return_type == types.void else result
 
 
@@ -73,13 +54,3 @@ def panels_of(matrix):
     panel = panel_width(matrix.dtype)
     pieces = [matrix[start : start + panel].T.ravel() for start in range(0, len(matrix), panel)]
     return np.concatenate([*pieces, np.empty(0, matrix.dtype)])
-
-
-def _address(array):
-    return array.ctypes.data
-
-
-def _c_type(numba_type):
-    if isinstance(numba_type, types.CPointer):
-        return ctypes.c_void_p
-    return ctypes.c_double if numba_type == types.float64 else ctypes.c_ssize_t

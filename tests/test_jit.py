@@ -28,7 +28,7 @@ from numba import types
 
 from fastbp import _jit
 from fastbp._jit import cache
-from leaves import call_address
+from fastbp._jit.compiler import call_address
 
 HELPERS = """
 from fastbp._jit import inline

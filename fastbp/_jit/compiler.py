@@ -24,6 +24,19 @@ CALLS_BY_C = numba_classes.CALLS_BY_C  # whether a leaf's address is that of a C
 _RETURNED_NONE = -2  # the status of a function that returns None
 
 
+def call_address(address: int, signature: Any, *arguments: Any) -> int:
+    """Call the function of a Numba signature at an address, as `Leaf.call` does."""
+    values = [each.ctypes.data if isinstance(each, np.ndarray) else each for each in arguments]
+    kinds = [ctypes.c_double if kind == types.float64 else ctypes.c_ssize_t for kind in signature.args]
+    if CALLS_BY_C:
+        return int(ctypes.CFUNCTYPE(ctypes.c_ssize_t, *kinds)(address)(*values))
+    result, exception = ctypes.c_ssize_t(), ctypes.c_void_p()
+    function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *kinds)(address)
+    if function(ctypes.byref(result), ctypes.byref(exception), *values) not in (0, _RETURNED_NONE):
+        raise RuntimeError("compiled code has raised an exception")
+    return result.value
+
+
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile an entry point on its first call with each signature, without the GIL, and keep it on disk.
 
@@ -127,16 +140,7 @@ class Leaf:
         RuntimeError
             If the code has raised an exception, which a leaf must not.
         """
-        values = [each.ctypes.data if isinstance(each, np.ndarray) else each for each in arguments]
-        kinds = [ctypes.c_double if kind == types.float64 else ctypes.c_ssize_t for kind in self.signature(dtype).args]
-        address, result = self.address(dtype), ctypes.c_ssize_t()
-        if CALLS_BY_C:
-            return int(ctypes.CFUNCTYPE(ctypes.c_ssize_t, *kinds)(address)(*values))
-        exception = ctypes.c_void_p()
-        function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *kinds)(address)
-        if function(ctypes.byref(result), ctypes.byref(exception), *values) not in (0, _RETURNED_NONE):
-            raise RuntimeError(f"{self} has raised an exception")
-        return result.value
+        return call_address(self.address(dtype), self.signature(dtype), *arguments)
 
     def llvm(self, dtype: Any) -> str:
         """Return the optimised LLVM IR for `dtype`; it compiles anew, for code from the disk comes without."""

@@ -142,7 +142,6 @@ def _on_stack(typingctx, vector):
 
     def codegen(context, builder, sig, args):
         place = cgutils.alloca_once(builder, args[0].type)
-        place.align = 64
         builder.store(args[0], place)
         return builder.bitcast(place, context.get_value_type(sig.return_type))
 
