@@ -126,7 +126,9 @@ class _Programs:
     def __init__(self, network: Network, capacity: int, learning: Learning) -> None:
         architecture, params = network.architecture, network.params
         self.step = Program(training_plan(architecture, learning.rule, capacity, weighted=True), params)
-        self.step_from = Program(training_plan(architecture, learning.rule, capacity, with_loss=False), params)
+        self.step_from = Program(
+            training_plan(architecture, learning.rule, capacity, with_loss=False, weighted=True), params
+        )
         self.gradient = Program(Plan(architecture, capacity, trains=True, with_loss=True, weighted=True), params)
         # Of gradients, which count as no step; steps are told the run's own each time.
         self._position, self._record = Position(), np.zeros(1, RECORD)

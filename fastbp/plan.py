@@ -377,6 +377,9 @@ class Plan:
         packs_rows = True in [min(ways.backward_packed_from, ways.backward_lists_from) < NEVER for ways in self.ways]
         has_lists = lists_gradients or lists_products
         keeps_z, shape = True in [self.keeps_z(index) for index in range(self.layout.n_layers)], self.shaping
+        draws = shape.drops or shape.noise > 0.0
+        shapes_loss = self.with_loss and (self.weighted or shape.smoothing > 0.0)
+        shapes = shape is not PLAIN
         has_parts = self.has_several_super_blocks or max(self.layout.sizes) > sums.LONG
         needed = {
             dense.multiply_panel: True,
@@ -398,15 +401,21 @@ class Plan:
             transpose.panels_to_rows: True,
             transpose.panels_to_features: is_narrow or lists_gradients,
             updates.flush_rows: self.trains and self.rule is None,
-            samples.forward_block: True,
-            samples.loss_block: self.with_loss,
+            samples.forward_block: not draws,
+            samples.forward_shaped_block: draws,
+            samples.loss_block: self.with_loss and not shapes_loss,
+            samples.shaped_loss_block: shapes_loss,
             samples.weigh_batch: self.trains and self.weighted,
             samples.derivative_block: self.trains and not self.with_loss,
-            samples.backward_block: self.trains,
+            samples.backward_block: self.trains and not shape.drops,
+            samples.backward_shaped_block: shape.drops,
             samples.gradient_block: self.trains and self.is_small,
-            parameters.parameters_of_network: self.trains and self.is_small,
-            parameters.parameters_of_tile: self.trains and not self.is_small,
-            training.train_steps: self.trains,
+            parameters.parameters_of_network: self.trains and self.is_small and not shapes,
+            parameters.parameters_of_tile: self.trains and not self.is_small and not shapes,
+            parameters.shaped_parameters_of_network: self.trains and self.is_small and shapes,
+            parameters.shaped_parameters_of_tile: self.trains and not self.is_small and shapes,
+            training.train_steps: self.trains and not (shapes or self.weighted),
+            training.train_shaped_steps: self.trains and (shapes or self.weighted),
             steps.take_step: self.trains,
             training.evaluate_range: self.with_loss and not self.trains,
             training.predict_range: not (self.with_loss or self.trains),
@@ -463,11 +472,17 @@ _NO_SHAPING = dict.fromkeys(
 # Fields of `LEAVES` that are not named as their leaf.
 FIELDS_OF_LEAVES = {
     "sample_order": "order",
+    "train_shaped_steps": "train_steps",
+    "forward_shaped_block": "forward_block",
+    "shaped_loss_block": "loss_block",
     "derivative_block": "loss_block",
+    "backward_shaped_block": "backward_block",
     "gather_rows": "gather",
     "gather_labels": "labels",
     "parameters_of_network": "parameters",
     "parameters_of_tile": "parameters",
+    "shaped_parameters_of_network": "parameters",
+    "shaped_parameters_of_tile": "parameters",
     "update_of_network": "clipped_update",
     "update_of_tile": "clipped_update",
     "constrain_layer": "constrain",

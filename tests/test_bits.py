@@ -147,15 +147,15 @@ def _train_in_random_order(leaf, plans, source, dealing, run, sync, is_helper, n
         is_last, samples = done + n == batch, cursor.phase == training.SAMPLES_PHASE
         n_tasks = (n + sizes.block - 1) // sizes.block if samples else plan.n_tasks
         if samples and done == 0:
-            training._begin_step(plan, source, dealing, run, batch)
+            training._begin_step(plan, source, dealing, run, batch, True)
         for task in np.random.permutation(n_tasks):  # noqa: NPY002 - Numba's
             _spoil(plan.scratch)
             if samples:
-                training._samples_tasks(plan, source, dealing, run, task, task + 1, 1, batch, n)
+                training._samples_tasks(plan, source, dealing, run, task, task + 1, 1, batch, n, True)
             else:
-                training._parameters_tasks(plan, run, task, task + 1, 1, batch, n, is_last)
+                training._parameters_tasks(plan, run, task, task + 1, 1, batch, n, is_last, True)
         cursor.spent += 1
-        status = training._end_phase(plan, dealing, run, n_tasks, batch, n, is_last, 0)
+        status = training._end_phase(plan, dealing, run, n_tasks, batch, n, is_last, 0, True)
         if status != training.PAUSED:
             return status
     return training.PAUSED

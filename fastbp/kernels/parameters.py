@@ -27,12 +27,9 @@ def _update_signature(T):
     return types.intp(*(types.intp,) * 4, types.float64)
 
 
-@leaf(_task_signature)
-def parameters_of_tile(plan, optimizer, coefficients, task, n, batch, super_blocks_done, is_last):
-    """Gradient over a super-block of n samples, and after the batch's last one update, of a tile.
-
-    Returns how many updates left a parameter not finite.
-    """
+@inline
+def _parameters_of_tile(plan, optimizer, coefficients, task, n, batch, super_blocks_done, is_last, shapes):
+    """`parameters_of_tile`, or if the constant `shapes` is true `shaped_parameters_of_tile`."""
     plan, optimizer = plan_at(plan), optimizer_at(optimizer)
     updates = is_last != 0 and plan.leaves.update != 0
     tile, is_only, n_bad = tile_of(plan, task), super_blocks_done == 0 and is_last != 0, 0
@@ -41,21 +38,38 @@ def parameters_of_tile(plan, optimizer, coefficients, task, n, batch, super_bloc
     for column in range(0, n_out, plan.sizes.c_block):
         rectangle = tile.first_row, tile.n_rows, column, min(plan.sizes.c_block, n_out - column)
         g, g_row = _whole_gradient(plan, layer, rectangle), n_out
-        if is_only and updates and plan.leaves.clipped_update == 0:  # nobody else reads it: it stays in a small buffer
+        is_read = shapes and plan.leaves.clipped_update != 0  # by others; else it stays in a small buffer
+        if is_only and updates and not is_read:
             g, g_row = plan.scratch.gradient, rectangle[3]
         _gradient(plan, layer, rectangle, n, batch, super_blocks_done, is_only, g, g_row)
         if updates:
-            _shape_gradient(plan, layer, rectangle, batch, g, g_row)
-            if plan.leaves.clipped_update == 0:
-                n_bad += _change(plan, optimizer, coefficients, tile.layer, rectangle, g, g_row)
+            if shapes:
+                _shape_gradient(plan, layer, rectangle, batch, g, g_row)
+            if not is_read:
+                n_bad += _change(plan, optimizer, coefficients, tile.layer, rectangle, g, g_row, shapes)
         elif is_last != 0:
             call(plan.leaves.flush_rows, (g, rectangle[1], rectangle[3], g_row))
     return n_bad
 
 
 @leaf(_task_signature)
-def parameters_of_network(plan, optimizer, coefficients, task, n, batch, super_blocks_done, is_last):
-    """As `parameters_of_tile`, of a small network: all layers at once."""
+def parameters_of_tile(plan, optimizer, coefficients, task, n, batch, super_blocks_done, is_last):
+    """Gradient over a super-block of n samples, and after the batch's last one update, of a tile.
+
+    Returns how many updates left a parameter not finite.
+    """
+    return _parameters_of_tile(plan, optimizer, coefficients, task, n, batch, super_blocks_done, is_last, False)
+
+
+@leaf(_task_signature)
+def shaped_parameters_of_tile(plan, optimizer, coefficients, task, n, batch, super_blocks_done, is_last):
+    """As `parameters_of_tile`, with all that shapes a step beside its optimizer."""
+    return _parameters_of_tile(plan, optimizer, coefficients, task, n, batch, super_blocks_done, is_last, True)
+
+
+@inline
+def _parameters_of_network(plan, optimizer, coefficients, task, n, batch, super_blocks_done, is_last, shapes):
+    """`parameters_of_network`, or if the constant `shapes` is true `shaped_parameters_of_network`."""
     plan, optimizer = plan_at(plan), optimizer_at(optimizer)
     g, n_params = layer_of(plan, 0).gradient.dw, _n_params(plan)
     _sum_blocks(plan, g, n_params, n, super_blocks_done)
@@ -64,13 +78,27 @@ def parameters_of_network(plan, optimizer, coefficients, task, n, batch, super_b
     if plan.leaves.update == 0:
         call(plan.leaves.flush_rows, (g, 1, n_params, n_params))
         return 0
-    if plan.leaves.penalize != 0 or plan.leaves.clip != 0:
+    if shapes and (plan.leaves.penalize != 0 or plan.leaves.clip != 0):
         for index in range(plan.n_layers):
             layer = layer_of(plan, index)
             for column in range(0, layer.n_out, plan.sizes.c_block):
                 rectangle = 0, layer.n_in + 1, column, min(plan.sizes.c_block, layer.n_out - column)
                 _shape_gradient(plan, layer, rectangle, batch, _whole_gradient(plan, layer, rectangle), layer.n_out)
-    return 0 if plan.leaves.clipped_update != 0 else _change_network(plan, optimizer, coefficients, n_params)
+    if shapes and plan.leaves.clipped_update != 0:
+        return 0
+    return _change_network(plan, optimizer, coefficients, n_params, shapes)
+
+
+@leaf(_task_signature)
+def parameters_of_network(plan, optimizer, coefficients, task, n, batch, super_blocks_done, is_last):
+    """As `parameters_of_tile`, of a small network: all layers at once."""
+    return _parameters_of_network(plan, optimizer, coefficients, task, n, batch, super_blocks_done, is_last, False)
+
+
+@leaf(_task_signature)
+def shaped_parameters_of_network(plan, optimizer, coefficients, task, n, batch, super_blocks_done, is_last):
+    """As `parameters_of_network`, with all that shapes a step beside its optimizer."""
+    return _parameters_of_network(plan, optimizer, coefficients, task, n, batch, super_blocks_done, is_last, True)
 
 
 @leaf(_update_signature)
@@ -87,7 +115,7 @@ def update_of_tile(plan, optimizer, coefficients, task, factor):
         g = _whole_gradient(plan, layer, rectangle)
         if factor < 1.0:
             call(plan.leaves.scale, (g, rectangle[1], rectangle[3], layer.n_out, factor))
-        n_bad += _change(plan, optimizer, coefficients, tile.layer, rectangle, g, layer.n_out)
+        n_bad += _change(plan, optimizer, coefficients, tile.layer, rectangle, g, layer.n_out, True)
     return n_bad
 
 
@@ -98,7 +126,7 @@ def update_of_network(plan, optimizer, coefficients, task, factor):
     g, n_params = layer_of(plan, 0).gradient.dw, _n_params(plan)
     if factor < 1.0:
         call(plan.leaves.scale, (g, 1, n_params, n_params, factor))
-    return _change_network(plan, optimizer, coefficients, n_params)
+    return _change_network(plan, optimizer, coefficients, n_params, True)
 
 
 @leaf(lambda T: types.void(types.intp, types.intp, types.intp))
@@ -195,11 +223,11 @@ def _penalize(plan, group, w, g, n_rows, n_columns, row, g_row, batch, sums, sum
 
 
 @inline
-def _change(plan, optimizer, coefficients, index, rectangle, g, g_row):
+def _change(plan, optimizer, coefficients, index, rectangle, g, g_row, shapes):
     """Decay and update a rectangle of a layer, and follow it with its average; returns as `_update`."""
     layer, n_bad = layer_of(plan, index), 0
     first_row, n_rows, first_column, n_columns = rectangle
-    if plan.shaping.has_rate_factors == 0:
+    if not shapes or plan.shaping.has_rate_factors == 0:
         _decay(plan, optimizer, coefficients, layer, rectangle)
         n_bad = _update(plan, optimizer, coefficients, layer, rectangle, g, g_row)
     else:
@@ -215,31 +243,31 @@ def _change(plan, optimizer, coefficients, index, rectangle, g, g_row):
             _decay(plan, optimizer, own, layer, biases)
             g += n_weights * g_row * plan.sizes.itemsize
             n_bad += _update(plan, optimizer, own, layer, biases, g, g_row)
-    if plan.leaves.constrain == 0:
+    if shapes and plan.leaves.constrain == 0:
         start = layer.w + (first_row * layer.n_out + first_column) * plan.sizes.itemsize
         _average(plan, optimizer, start, n_rows, n_columns, layer.n_out)
     return n_bad
 
 
 @inline
-def _change_network(plan, optimizer, coefficients, n_params):
+def _change_network(plan, optimizer, coefficients, n_params, shapes):
     """As `_change`, of a small network.
 
     Updates of their own for each layer would take `xor` 7 % of a step (perf/compare.py).
     """
     first, n_bad = layer_of(plan, 0), 0
-    if plan.shaping.has_rate_factors != 0:
+    if shapes and plan.shaping.has_rate_factors != 0:
         for index in range(plan.n_layers):
             layer = layer_of(plan, index)
             whole = 0, layer.n_in + 1, 0, layer.n_out
-            n_bad += _change(plan, optimizer, coefficients, index, whole, layer.gradient.dw, layer.n_out)
+            n_bad += _change(plan, optimizer, coefficients, index, whole, layer.gradient.dw, layer.n_out, shapes)
         return n_bad
     if plan.leaves.shrink != 0:
         for index in range(plan.n_layers):
             layer = layer_of(plan, index)
             _decay(plan, optimizer, coefficients, layer, (0, layer.n_in + 1, 0, layer.n_out))
     n_bad = _update(plan, optimizer, coefficients, first, (0, 1, 0, n_params), first.gradient.dw, n_params)
-    if plan.leaves.constrain == 0:
+    if shapes and plan.leaves.constrain == 0:
         _average(plan, optimizer, first.w, 1, n_params, n_params)
     return n_bad
 

@@ -25,22 +25,22 @@ from fastbp.kernels.tables import (
 )
 
 
-@leaf(lambda T: types.void(types.intp, types.intp, types.intp, types.intp))
-def forward_block(plan, source, start, n):
-    """Gather the rows in the plan's `rows` and run them through all layers: samples start..start+n-1 of the buffers."""
+@inline
+def _forward_block(plan, source, start, n, shapes):
+    """`forward_block`, or if the constant `shapes` is true `forward_shaped_block`."""
     plan, source = plan_at(plan), source_at(source)
     size, first = plan.sizes.itemsize, layer_of(plan, 0)
     call(plan.leaves.gather, (source.x, source.x_row, source.x_column, source.x_dtype, plan.scratch.rows, n, first.n_in,
                               first.h_in + start * first.n_in * size, plan.scratch.row_addresses,
                               plan.scratch.cast))  # fmt: skip
-    if plan.leaves.add_noise != 0:
+    if shapes and plan.leaves.add_noise != 0:
         key = key_of(plan.shaping.seed, plan.shaping.step, INPUT_NOISE)
         call(plan.leaves.add_noise, (first.h_in + start * first.n_in * size, first.n_in, n,
                                      plan.shaping.first + start, key, plan.shaping.noise))  # fmt: skip
     for index in range(plan.n_layers):
         layer = layer_of(plan, index)
         n_in, n_out = layer.n_in, layer.n_out
-        if plan.leaves.drop != 0 and layer.dropout > 0.0:
+        if shapes and plan.leaves.drop != 0 and layer.dropout > 0.0:
             whole, dropped = layer.h_whole + start * n_in * size, layer.h_in + start * n_in * size
             if dropped != whole:
                 call(plan.leaves.copy, (whole, dropped, n * n_in))
@@ -53,6 +53,18 @@ def forward_block(plan, source, start, n):
             call(layer.activation, (h_out, n_out, n, layer.constants))
 
 
+@leaf(lambda T: types.void(types.intp, types.intp, types.intp, types.intp))
+def forward_block(plan, source, start, n):
+    """Gather the rows in the plan's `rows` and run them through all layers: samples start..start+n-1 of the buffers."""
+    _forward_block(plan, source, start, n, False)
+
+
+@leaf(lambda T: types.void(types.intp, types.intp, types.intp, types.intp))
+def forward_shaped_block(plan, source, start, n):
+    """As `forward_block`, with noise on the inputs and units dropped where the plan says so."""
+    _forward_block(plan, source, start, n, True)
+
+
 @inline
 def _drop(plan, layer, index, values, start, n):
     """Drop inputs of a layer, or their derivatives, of samples start..start+n-1 of the super-block."""
@@ -60,13 +72,9 @@ def _drop(plan, layer, index, values, start, n):
     call(plan.leaves.drop, (values, layer.n_in, n, plan.shaping.first + start, key, layer.dropout))
 
 
-@leaf(lambda T: types.intp(types.intp, types.intp, types.intp, types.intp, types.float64, types.intp))
-def loss_block(plan, source, start, n, scale, sums):
-    """Compare the outputs with the targets: loss and hits into `sums`, the scaled loss derivative into the plan's `d`.
-
-    `sums` : address of a row of LOSS_SUMS for each `loss_unit` of samples, so that no total depends on the size of a
-    block. Returns how many labels were out of range.
-    """
+@inline
+def _loss_block(plan, source, start, n, scale, sums, shapes):
+    """`loss_block`, or if the constant `shapes` is true `shaped_loss_block`."""
     plan, source = plan_at(plan), source_at(source)
     last, rows, targets, n_outside = layer_of(plan, plan.n_layers - 1), plan.scratch.rows, plan.scratch.targets, 0
     n_out, n_targets = last.n_out, plan.sizes.n_targets
@@ -75,11 +83,11 @@ def loss_block(plan, source, start, n, scale, sums):
     else:
         call(plan.leaves.gather, (source.y, source.y_row, source.y_column, source.y_dtype, rows, n, n_targets, targets,
                                   plan.scratch.row_addresses, plan.scratch.cast))  # fmt: skip
-    if plan.leaves.smooth != 0:
+    if shapes and plan.leaves.smooth != 0:
         factor, share = plan.shaping.smoothing_factor, plan.shaping.smoothing_share
         call(plan.leaves.smooth, (targets, n * n_out, factor, share))
     weights = plan.scratch.weights
-    if source.w != 0:
+    if shapes and source.w != 0:
         call(plan.leaves.gather, (source.w, source.w_row, 0, source.w_dtype, rows, n, 1, weights,
                                   plan.scratch.row_addresses, plan.scratch.cast))  # fmt: skip
     output, unit = last.h_out + start * n_out * plan.sizes.itemsize, plan.sizes.loss_unit
@@ -89,11 +97,27 @@ def loss_block(plan, source, start, n, scale, sums):
         arguments = (output + here, targets + here_of_targets, weights + s * plan.sizes.itemsize,
                      plan.scratch.d + here, n_out, min(unit, n - s), scale, plan.loss_constants,
                      sums + s // unit * LOSS_SUMS_BYTES)  # fmt: skip
-        if source.w != 0:
+        if shapes and source.w != 0:
             call(plan.leaves.weighted_loss, arguments)
         else:
             call(plan.leaves.loss, arguments)
     return n_outside
+
+
+@leaf(lambda T: types.intp(types.intp, types.intp, types.intp, types.intp, types.float64, types.intp))
+def loss_block(plan, source, start, n, scale, sums):
+    """Compare the outputs with the targets: loss and hits into `sums`, the scaled loss derivative into the plan's `d`.
+
+    `sums` : address of a row of LOSS_SUMS for each `loss_unit` of samples, so that no total depends on the size of a
+    block. Returns how many labels were out of range.
+    """
+    return _loss_block(plan, source, start, n, scale, sums, False)
+
+
+@leaf(lambda T: types.intp(types.intp, types.intp, types.intp, types.intp, types.float64, types.intp))
+def shaped_loss_block(plan, source, start, n, scale, sums):
+    """As `loss_block`, with weights of samples and smooth targets where there are any."""
+    return _loss_block(plan, source, start, n, scale, sums, True)
 
 
 @leaf(lambda T: types.void(types.intp, types.intp, types.intp, types.intp, types.intp))
@@ -131,12 +155,9 @@ def derivative_block(plan, source, start, n, scale, sums):
     return 0
 
 
-@leaf(lambda T: types.void(types.intp, types.intp, types.intp, types.intp))
-def backward_block(plan, start, n, batch):
-    """From the loss derivative in the plan's `d` to every layer's dz, as the gradient wants it.
-
-    batch : samples of the step.
-    """
+@inline
+def _backward_block(plan, start, n, batch, shapes):
+    """`backward_block`, or if the constant `shapes` is true `backward_shaped_block`."""
     plan = plan_at(plan)
     d, d_other = plan.scratch.d, plan.scratch.d_other
     for index in range(plan.n_layers - 1, -1, -1):
@@ -144,9 +165,24 @@ def backward_block(plan, start, n, batch):
         keep_for_gradient(plan, layer, d, start, n, batch)
         if index > 0:
             dense(plan, layer.backward, d, d_other, n, batch == 1)
-            if plan.leaves.drop != 0 and layer.dropout > 0.0:
+            if shapes and plan.leaves.drop != 0 and layer.dropout > 0.0:
                 _drop(plan, layer, index, d_other, start, n)
             d, d_other = d_other, d
+
+
+@leaf(lambda T: types.void(types.intp, types.intp, types.intp, types.intp))
+def backward_block(plan, start, n, batch):
+    """From the loss derivative in the plan's `d` to every layer's dz, as the gradient wants it.
+
+    batch : samples of the step.
+    """
+    _backward_block(plan, start, n, batch, False)
+
+
+@leaf(lambda T: types.void(types.intp, types.intp, types.intp, types.intp))
+def backward_shaped_block(plan, start, n, batch):
+    """As `backward_block`, with units dropped where the plan says so."""
+    _backward_block(plan, start, n, batch, True)
 
 
 @leaf(lambda T: types.void(types.intp, types.intp, types.intp, types.intp, types.intp))

@@ -49,14 +49,16 @@ def _cut(n_left, cost, budget, n_workers):
 
 
 @inline
-def _samples_tasks(plan, source, dealing, run, first, last, stride, batch, n):
+def _samples_tasks(plan, source, dealing, run, first, last, stride, batch, n, shapes):
     """Every `stride`-th of the blocks first..last-1 of the super-block of n samples: forward, loss and backward.
 
     And the block's gradient, where the network is small.
     """
     cursor, label_flags, block = cursor_at(run.cursor), int64_at(run.label_flags), plan.sizes.block
-    plan.shaping.step, plan.shaping.first = cursor.step, cursor.super_blocks_done * plan.sizes.super_block
-    position, scale = cursor.position + plan.shaping.first, 1.0 / totals_at(run.totals).step_weight
+    n_before = cursor.super_blocks_done * plan.sizes.super_block
+    position, scale = cursor.position + n_before, 1.0 / totals_at(run.totals).step_weight
+    if shapes:
+        plan.shaping.step, plan.shaping.first = cursor.step, n_before
     for task in range(first, last, stride):
         start = task * block
         n_block = min(block, n - start)
@@ -83,12 +85,12 @@ def _samples_tasks(plan, source, dealing, run, first, last, stride, batch, n):
 
 
 @inline
-def _coefficients(plan, run):
+def _coefficients(plan, run, shapes):
     """The coefficients of a step: those of all parameters, and of each group, where these have rates of their own."""
     cursor, optimizer, coefficients = cursor_at(run.cursor), optimizer_at(run.optimizer), plan.scratch.coefficients
     rate, step = float64_at(run.rates)[cursor.step - run.first_step], cursor.step - optimizer.first_step
     call(plan.leaves.coefficients, (rate, step, optimizer.constants, coefficients))
-    if plan.shaping.has_rate_factors == 0:
+    if not shapes or plan.shaping.has_rate_factors == 0:
         return
     for index in range(plan.n_layers):
         layer, own = layer_of(plan, index), coefficients + (1 + 2 * index) * 8 * N_COEFFICIENTS
@@ -98,18 +100,19 @@ def _coefficients(plan, run):
 
 
 @inline
-def _parameters_tasks(plan, run, first, last, stride, batch, n, is_last):
+def _parameters_tasks(plan, run, first, last, stride, batch, n, is_last, shapes):
     """Every `stride`-th of the tasks first..last-1 of the present phase, any but the first.
 
     Gradient, and after the last super-block update, of their tiles; or what has to wait for those of all tiles.
     """
     cursor, totals, update_flags = cursor_at(run.cursor), totals_at(run.totals), int64_at(run.update_flags)
-    plan.shaping.step = cursor.step
+    if shapes:
+        plan.shaping.step = cursor.step
     if plan.leaves.update != 0:
-        _coefficients(plan, run)
+        _coefficients(plan, run, shapes)
     coefficients = plan.scratch.coefficients
     for task in range(first, last, stride):
-        if cursor.phase == PARAMETERS_PHASE:
+        if not shapes or cursor.phase == PARAMETERS_PHASE:
             update_flags[task] = call(
                 plan.leaves.parameters,
                 (address_of(plan), run.optimizer, coefficients, task, n, batch, cursor.super_blocks_done, is_last),
@@ -220,10 +223,12 @@ def _end_gradient(plan, run, batch):
 
 
 @inline
-def _next_phase(plan, phase, is_last):
+def _next_phase(plan, phase, is_last, shapes):
     """The phase after this one, SAMPLES_PHASE of the next super-block or step if there is none."""
     if phase == SAMPLES_PHASE:
         return PARAMETERS_PHASE
+    if not shapes:
+        return SAMPLES_PHASE
     if is_last and phase == PARAMETERS_PHASE and plan.leaves.clipped_update != 0:
         return UPDATE_PHASE
     if is_last and phase != CONSTRAINTS_PHASE and plan.leaves.constrain != 0:
@@ -232,21 +237,21 @@ def _next_phase(plan, phase, is_last):
 
 
 @inline
-def _may_change(plan, phase):
+def _may_change(plan, phase, shapes):
     """Whether the phase that comes with, or after, this one changes parameters, if the super-block is the last."""
-    return phase != SAMPLES_PHASE or plan.leaves.clipped_update == 0
+    return not shapes or phase != SAMPLES_PHASE or plan.leaves.clipped_update == 0
 
 
 @inline
-def _end_phase(plan, dealing, run, n_tasks, batch, n, is_last, start_cycles):
+def _end_phase(plan, dealing, run, n_tasks, batch, n, is_last, start_cycles, shapes):
     """Go on to the next phase, super-block or step. Returns the status to go on with."""
     cursor, status = cursor_at(run.cursor), PAUSED
     if cursor.phase == SAMPLES_PHASE:
         status = _end_samples(plan, run, n, n_tasks, is_last)
-    elif cursor.phase == PARAMETERS_PHASE and is_last and plan.shaping.n_sums > 0:
+    elif shapes and cursor.phase == PARAMETERS_PHASE and is_last and plan.shaping.n_sums > 0:
         status = _end_gradient(plan, run, batch)
     cursor.task = 0
-    cursor.phase = _next_phase(plan, cursor.phase, is_last)
+    cursor.phase = _next_phase(plan, cursor.phase, is_last, shapes)
     if cursor.phase != SAMPLES_PHASE:
         return status
     cursor.super_blocks_done += 1
@@ -256,24 +261,27 @@ def _end_phase(plan, dealing, run, n_tasks, batch, n, is_last, start_cycles):
 
 
 @inline
-def _begin_step(plan, source, dealing, run, batch):
+def _begin_step(plan, source, dealing, run, batch, shapes):
     """Weigh the batch. Returns whether there is anything to learn from it."""
     totals = totals_at(run.totals)
     totals.step_weight = batch
-    if source.w != 0:
+    if shapes and source.w != 0:
         place = address_of(source), address_of(dealing), address_of(run)
         call(plan.leaves.weigh_batch, (address_of(plan), place[0], place[1], place[2], batch))
-    return totals.step_weight != 0.0
+    return not shapes or totals.step_weight != 0.0
 
 
 @inline
-def _advance(plan, source, dealing, run, sync, worker, n_workers, start_cycles):
-    """The loop of `train_steps`: each worker takes every n_workers-th task, and all meet after each phase."""
+def _advance(plan, source, dealing, run, sync, worker, n_workers, start_cycles, shapes):
+    """The loop of `train_steps`: each worker takes every n_workers-th task, and all meet after each phase.
+
+    shapes : a constant, whether anything may shape a step beside its optimizer, weights of samples among them.
+    """
     cursor, n_meetings = cursor_at(run.cursor), 0
     while cursor.spent < dealing.budget and cursor.n_records < run.n_records:
         batch = min(dealing.batch_size, dealing.epoch_size - cursor.position)
         is_begin = cursor.phase == SAMPLES_PHASE and cursor.super_blocks_done == 0 and cursor.task == 0
-        if is_begin and not _begin_step(plan, source, dealing, run, batch):
+        if is_begin and not _begin_step(plan, source, dealing, run, batch, shapes):
             cursor.spent += dealing.block_cost
             status = _end_step(dealing, run, batch, 0, start_cycles)
             if status != PAUSED:
@@ -286,22 +294,53 @@ def _advance(plan, source, dealing, run, sync, worker, n_workers, start_cycles):
         if cursor.phase == SAMPLES_PHASE:
             n_tasks, cost = (n + plan.sizes.block - 1) // plan.sizes.block, dealing.block_cost
             last = first + _cut(n_tasks - first, cost, left, n_workers)
-            _samples_tasks(plan, source, dealing, run, first + worker, last, n_workers, batch, n)
+            _samples_tasks(plan, source, dealing, run, first + worker, last, n_workers, batch, n, shapes)
         else:
-            n_tasks, cost = plan.n_tasks if cursor.phase != CONSTRAINTS_PHASE else plan.n_layers, dealing.task_cost
+            n_tasks, cost = plan.n_tasks, dealing.task_cost
+            if shapes and cursor.phase == CONSTRAINTS_PHASE:
+                n_tasks = plan.n_layers
             last = first + _cut(n_tasks - first, cost, left, n_workers)
-            _parameters_tasks(plan, run, first + worker, last, n_workers, batch, n, is_last)
-        if is_last and last == n_tasks and _may_change(plan, cursor.phase):  # before they meet: the next may begin
+            _parameters_tasks(plan, run, first + worker, last, n_workers, batch, n, is_last, shapes)
+        if (
+            is_last and last == n_tasks and _may_change(plan, cursor.phase, shapes)
+        ):  # before they meet: the next may begin
             cursor.updating = 1
         n_meetings += 1
         meet(sync, n_workers, n_meetings)
         cursor.spent += (last - first) * cost
         cursor.task = last
         if last == n_tasks:
-            status = _end_phase(plan, dealing, run, n_tasks, batch, n, is_last, start_cycles)
+            status = _end_phase(plan, dealing, run, n_tasks, batch, n, is_last, start_cycles, shapes)
             if status != PAUSED:
                 return status
     return PAUSED
+
+
+@inline
+def _train_steps(plans, source, dealing, run, sync, is_helper, n_wanted, shapes):
+    """`train_steps`, or if the constant `shapes` is true `train_shaped_steps`."""
+    start_cycles = cycle_counter()
+    meeting = int64_at(sync)
+    patience = 0 if is_helper else dealing_at(dealing).budget // _BUDGET_OF_A_PATIENT_CYCLE
+    worker, n_workers = enter(meeting, is_helper, n_wanted, patience)
+    if worker < 0:  # a helper that comes too late: it has touched nothing but `sync`
+        return PAUSED
+    run = run_at(run)
+    cursor_at(run.cursor).spent = 0
+    status = _advance(
+        plan_of(plans, worker),
+        source_at(source),
+        dealing_at(dealing),
+        run,
+        meeting,
+        worker,
+        n_workers,
+        start_cycles,
+        shapes,
+    )
+    leave(meeting, worker, n_workers)
+    totals_at(run.totals).call_cycles = cycle_counter() - start_cycles
+    return status
 
 
 @leaf(lambda T: types.intp(*(types.intp,) * 7))
@@ -315,20 +354,13 @@ def train_steps(plans, source, dealing, run, sync, is_helper, n_wanted):
     the number of workers change no bit: every sum has one order. Each worker passes a cursor, totals, records and rules
     of its own with the same contents, and all come to the same decisions. No checks: the caller validates.
     """
-    start_cycles = cycle_counter()
-    meeting = int64_at(sync)
-    patience = 0 if is_helper else dealing_at(dealing).budget // _BUDGET_OF_A_PATIENT_CYCLE
-    worker, n_workers = enter(meeting, is_helper, n_wanted, patience)
-    if worker < 0:  # a helper that comes too late: it has touched nothing but `sync`
-        return PAUSED
-    run = run_at(run)
-    cursor_at(run.cursor).spent = 0
-    status = _advance(
-        plan_of(plans, worker), source_at(source), dealing_at(dealing), run, meeting, worker, n_workers, start_cycles
-    )
-    leave(meeting, worker, n_workers)
-    totals_at(run.totals).call_cycles = cycle_counter() - start_cycles
-    return status
+    return _train_steps(plans, source, dealing, run, sync, is_helper, n_wanted, False)
+
+
+@leaf(lambda T: types.intp(*(types.intp,) * 7))
+def train_shaped_steps(plans, source, dealing, run, sync, is_helper, n_wanted):
+    """As `train_steps`, for plans that shape a step beside its optimizer, or give samples weights."""
+    return _train_steps(plans, source, dealing, run, sync, is_helper, n_wanted, True)
 
 
 @inline
