@@ -2,13 +2,16 @@
 
 from fastbp import activations, callbacks, elementary, losses, schedules
 from fastbp._version import __version__ as __version__
+from fastbp.diagnosis import HealthReport
 from fastbp.errors import DivergenceError
 from fastbp.gradient_check import GradientReport, check_gradient
+from fastbp.health import Health
 from fastbp.history import History
 from fastbp.model import MLP
 from fastbp.optimizers import SGD, Adadelta, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop, ScheduleFreeAdamW
 from fastbp.own import Activation, Loss, UpdateRule
 from fastbp.precompile import precompile
+from fastbp.recovery import ReduceRate
 from fastbp.regularization import L1, L2, Dropout, InputNoise, LabelSmoothing, MaxNorm
 from fastbp.stopping import Convergence, EarlyStopping, TargetLoss, TimeLimit
 from fastbp.trainer import Trainer
@@ -29,6 +32,8 @@ __all__ = [
     "Dropout",
     "EarlyStopping",
     "GradientReport",
+    "Health",
+    "HealthReport",
     "History",
     "InputNoise",
     "LabelSmoothing",
@@ -38,6 +43,7 @@ __all__ = [
     "NAdam",
     "RAdam",
     "RMSprop",
+    "ReduceRate",
     "ScheduleFreeAdamW",
     "TargetLoss",
     "TimeLimit",

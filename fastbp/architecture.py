@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,7 +49,11 @@ def activation_of(name: str | OwnActivation) -> Activation:
         return name.row
     known, option = _parts(name)
     row = ACTIVATIONS[known]
-    return row if option is None else row._replace(constants=(float(option),))
+    if option is None:
+        return row
+    value = float(option)  # elu's alpha, or a slope, of an activation that is flat nowhere
+    flat_below = row.flat_below * value if math.isfinite(row.flat_below) else row.flat_below
+    return row._replace(constants=(value,), flat_below=flat_below)
 
 
 def loss_of(name: str | OwnLoss) -> Loss:

@@ -19,6 +19,7 @@ from fastbp.optimizers import OPTIMIZERS, Optimizer
 from fastbp.own import UpdateRule
 from fastbp.pacing import Crew
 from fastbp.plan import Plan, capacity_for, step_cost
+from fastbp.program import MOST_HEALTH_RECORDS
 from fastbp.state import NO_LIMIT, Buffers, Position
 from fastbp.workers import run_team
 
@@ -153,6 +154,8 @@ class Driver:
     rules : ndarray, shape (n_rules,), RULE, optional
     look_every : int, optional
         Epochs, counted from the run's first, after which a call ends; no call goes on over their end.
+    health_every : int, default 0
+        Steps from one that is looked at to the next; 0 if none is, as must be where the plan does not watch.
     """
 
     def __init__(
@@ -166,8 +169,9 @@ class Driver:
         records: Array | None = None,
         rules: Array | None = None,
         look_every: int | None = None,
+        health_every: int = 0,
     ) -> None:
-        self._look_every = look_every
+        self._look_every, self._health_every = look_every, health_every
         self._program, plan = program, program.plan
         self._buffers, self._rule, self._position, self.data = buffers, rule, position, data
         self.dealing, self._process = dealing, os.getpid()
@@ -186,7 +190,7 @@ class Driver:
     def advance(self, last_step: int, seconds_left: float = math.inf) -> int:
         """Train until `last_step`, or for about 50 ms; returns the kernel's status."""
         n_workers, budget = self._crew.next_call(seconds_left)
-        n_steps = min(_MAX_STEPS_PER_CALL, budget // self._step_cost + 1, self._steps_in_reach())
+        n_steps = min(self._most_steps, budget // self._step_cost + 1, self._steps_in_reach())
         end = min(last_step, self._position.n_steps + n_steps)
         self._ask_schedule(end)
         if self._crew.is_short(min(budget, (end - self._position.n_steps) * self._step_cost)):
@@ -196,9 +200,23 @@ class Driver:
         is_cut = status == kernel.STEP_LIMIT and self._position.n_steps < last_step
         return kernel.PAUSED if is_cut else status
 
+    @property
+    def _most_steps(self) -> int:
+        """The most steps of a call: those that its tables have room for."""
+        return min(_MAX_STEPS_PER_CALL, (MOST_HEALTH_RECORDS - 1) * (self._health_every or _MAX_STEPS_PER_CALL))
+
+    @property
+    def health_records(self) -> Array:
+        """What is recorded of the steps that were looked at, and not yet collected, shape (n, n_layers)."""
+        return self._program.health_records[: int(self._position.cursor["n_health"])]
+
     def use(self, rule: Rule) -> None:
         """Go on by another rule, with the same leaves and moments."""
         self._rule, self._program.user = rule, None
+
+    def forget_rates(self) -> None:
+        """Let the position be an earlier one than that of the last call."""
+        self._rates = _Rates(self._position.n_steps, np.zeros(2))
 
     @property
     def is_lost(self) -> bool:
@@ -231,21 +249,21 @@ class Driver:
 
     def raise_if_failed(self, status: int) -> None:
         """Raise what the kernel's status stands for, if it is an error."""
-        n_steps = self._position.n_steps
-        if status == kernel.DIVERGED:
+        n_steps, program = self._position.n_steps, self._program
+        if status in (kernel.DIVERGED, kernel.GRADIENT_DIVERGED):
+            if status == kernel.DIVERGED:
+                what, layer = "loss", program.first_not_finite_outputs()
+                where = "though all outputs are" if layer is None else f"nor are the outputs of layer {layer}"
+            else:
+                what, layer = "norm of the gradient", program.last_not_finite(program.grads)
+                where = "by its square alone" if layer is None else f"in layer {layer}"
             message = (
-                f"the loss is not finite in step {n_steps} (epoch {self._position.n_epochs + 1}); the parameters are "
-                f"those before this step: {_cure_of_divergence(self._buffers.params, self.data)}"
-            )
-            raise DivergenceError(message, n_steps, step_taken=False)
-        if status == kernel.GRADIENT_DIVERGED:
-            message = (
-                f"the norm of the gradient is not finite in step {n_steps} (epoch {self._position.n_epochs + 1}); the "
+                f"the {what} is not finite in step {n_steps} (epoch {self._position.n_epochs + 1}), {where}; the "
                 f"parameters are those before this step: {_cure_of_divergence(self._buffers.params, self.data)}"
             )
-            raise DivergenceError(message, n_steps, step_taken=False)
+            raise DivergenceError(message, n_steps, step_taken=False, layer=layer)
         if status == kernel.OVERFLOWED:
-            _raise_overflow(n_steps - 1)
+            _raise_overflow(program, self._buffers.params, n_steps - 1)
         if status == kernel.LABELS_CHANGED:
             raise ValueError(f"y changed during the fit: labels in step {n_steps} are out of range")
 
@@ -295,6 +313,7 @@ class Driver:
         program.dealing[0] = batch_size, epoch_size, shuffle, seed, 0, last_epoch, 0, *costs  # in the table's order
         program.of_worker[0] = _addresses(self._of_first_worker)
         program.numbers[...] = len(self.records), len(self.rules)
+        program.plans["health"]["every"] = self._health_every
         program.user = self
 
     @property
@@ -405,7 +424,7 @@ class Stepper:
         if math.isnan(loss):
             return None
         if program.border["status"][0] == border.NOT_FINITE:
-            _raise_overflow(self._position.n_steps - 1)
+            _raise_overflow(program, self._buffers.params, self._position.n_steps - 1)
         return loss
 
 
@@ -413,9 +432,11 @@ def _addresses(arrays: tuple[Array, ...]) -> tuple[int, ...]:
     return tuple([array.ctypes.data if array.size > 0 else 0 for array in arrays])
 
 
-def _raise_overflow(step: int) -> NoReturn:
-    message = f"a parameter is not finite after step {step}, whose loss was finite; the step was taken"
-    raise DivergenceError(message, step, step_taken=True)
+def _raise_overflow(program: Program, params: Array, step: int) -> NoReturn:
+    """Raise the error of a step that has left a parameter not finite."""
+    layer = program.last_not_finite(params)
+    message = f"a parameter of layer {layer} is not finite after step {step}, whose loss was finite; the step was taken"
+    raise DivergenceError(message, step, step_taken=True, layer=layer)
 
 
 def training_plan(
@@ -425,6 +446,7 @@ def training_plan(
     n_workers: int = 1,
     with_loss: bool = True,
     weighted: bool = False,
+    watches: bool = False,
 ) -> Plan:
     """Return the plan of steps by a rule on so many samples."""
     capacity = capacity_for(n_samples, architecture.dtype)
@@ -436,6 +458,7 @@ def training_plan(
         weighted=weighted,
         rule=rule.leaves,
         shaping=rule.shaping,
+        watches=watches,
         n_workers=n_workers,
     )
 

@@ -20,6 +20,9 @@ class DivergenceError(ArithmeticError):
     step_taken : bool
         False if the loss was not finite: the parameters are those before the step. True if the loss was finite but a
         new parameter is not.
+    layer : int or None
+        The layer, from 0, whose outputs, gradient or parameters were the first not to be finite; None if all were, and
+        the loss alone was not.
 
     Examples
     --------
@@ -32,13 +35,14 @@ class DivergenceError(ArithmeticError):
     False True
     """
 
-    def __init__(self, message: str, step: int, step_taken: bool) -> None:
+    def __init__(self, message: str, step: int, step_taken: bool, layer: int | None = None) -> None:
         super().__init__(message)
         self.step = step
         self.step_taken = step_taken
+        self.layer = layer
 
-    def __reduce__(self) -> tuple[type, tuple[str, int, bool]]:
-        return type(self), (str(self), self.step, self.step_taken)
+    def __reduce__(self) -> tuple[type, tuple[str, int, bool, int | None]]:
+        return type(self), (str(self), self.step, self.step_taken, self.layer)
 
 
 def warn(message: str) -> None:

@@ -10,9 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbp.buffers import owned
+from fastbp.health import Health
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from fastbp.diagnosis import DataFacts, LayerFacts
+    from fastbp.recovery import Divergence
 
 __all__ = ["History", "Metric", "check_metrics", "metric_value"]
 
@@ -51,6 +55,10 @@ class History:
         Seconds spent compiling, not part of `seconds`.
     seed : int or None
         The seed that repeats the run.
+    health : Health or None
+        What fits with ``health=True`` have seen of their health.
+    divergences : tuple of Divergence
+        From which fits with `on_divergence` have gone back.
     best_epoch : int or None
         The value of `epoch` with the lowest validation loss, 0 if the start was best; None without validation.
 
@@ -65,6 +73,8 @@ class History:
         self.stop_reason: str | None = None
         self.compile_seconds: float = 0.0
         self.seed: int | None = seed
+        self.health: Health | None = None
+        self.divergences: tuple[Divergence, ...] = ()
         self._length = 0
         self._start: tuple[int, float] | None = None  # epochs ended, and loss, when the validation data were first used
         self._columns: dict[str, npt.NDArray[Any]] = {
@@ -127,6 +137,22 @@ class History:
     def metrics(self) -> tuple[str, ...]:
         """Names of the user's metrics."""
         return tuple(name for name in self._columns if name not in _COLUMNS)
+
+    def watch(self, facts: Callable[[], tuple[tuple[LayerFacts, ...], DataFacts]]) -> None:
+        """Begin a record of health, by facts of the layers and the data, or go on with the one that there is."""
+        if self.health is None:
+            self.health = Health(*facts())
+
+    def cut(self, n_epochs: int, n_steps: int) -> None:
+        """Forget what came after so many epochs and steps: the run has gone back there."""
+        self._length = min(self._length, self._row_of(n_epochs + 1))
+        if self.health is not None:
+            self.health.cut(n_steps)
+
+    def note_divergence(self, step: int, layer: int | None) -> None:
+        """Record the first divergence, if health is recorded."""
+        if self.health is not None and self.health.first_non_finite is None:
+            self.health.first_non_finite = step, layer
 
     def __copy__(self) -> History:
         """Return a copy that shares nothing with this one: rows are written in place."""

@@ -14,13 +14,16 @@ import numpy.typing as npt
 
 from fastbp import _jit
 from fastbp.driver import Dealing, Driver, training_plan
+from fastbp.errors import DivergenceError, warn
 from fastbp.evaluation import evaluate, outputs_for, predict
+from fastbp.facts import data_facts, layer_facts
 from fastbp.history import metric_value
 from fastbp.kernels import training as kernel
 from fastbp.kernels.tables import RECORD
 from fastbp.plan import step_cost
 from fastbp.progress import Progress
-from fastbp.state import NO_LIMIT
+from fastbp.recovery import Divergence, ReduceRate, reduced
+from fastbp.state import NO_LIMIT, Mark
 from fastbp.stopping import StopRule, TimeLimit
 from fastbp.workers import workers_for
 
@@ -95,6 +98,10 @@ class Loop:
     shuffle, drop_last : bool
     seed : int
     threads : int or "auto"
+    health_every : int
+        Steps from one that is looked at to the next; 0 if none is.
+    recovery : ReduceRate, optional
+        What to do after a divergence.
     """
 
     def __init__(
@@ -114,6 +121,8 @@ class Loop:
         drop_last: bool,
         seed: int,
         threads: int | str,
+        health_every: int,
+        recovery: ReduceRate | None,
     ) -> None:
         n_samples = data.x.shape[0]
         self._compiled_before = _jit.compile_seconds(), _jit.n_compiled()
@@ -126,13 +135,18 @@ class Loop:
         self._set_aside = buffers.set_aside if buffers.is_untouched else None
         self._limits, self._validation, self._callbacks = limits, validation, callbacks
         self.is_calling = False  # a callback
+        self._recovery, self._n_recoveries, self._lowest = recovery, 0, math.inf
+        self._good: Mark | None = None  # the beginning of the epoch with the lowest loss
+        self._epoch_begin: Mark | None = None
+        self._going_back: Mark | None = None
         self._decisions = network.decisions_per_sample
         self._first_step, self._first_epoch = position.n_steps, position.n_epochs
         self._ended = _Ended(self._first_epoch, self._start)
         self._last_step = _sum_of_limits(self._first_step, limits.max_steps)
         last_epoch = _sum_of_limits(self._first_epoch, limits.epochs)
         n_workers = workers_for(threads, step_cost(network.architecture, batch_size))
-        plan = training_plan(network.architecture, rule, batch_size, n_workers, weighted=data.weights is not None)
+        is_weighted, watches = data.weights is not None, health_every > 0
+        plan = training_plan(network.architecture, rule, batch_size, n_workers, weighted=is_weighted, watches=watches)
         program = network.programs.training(plan)
         look_every = self._look_every()
         n_records = min(look_every or _MAX_EPOCHS_PER_CALL, _MAX_EPOCHS_PER_CALL, last_epoch - self._first_epoch)
@@ -144,7 +158,11 @@ class Loop:
             seed - 2**64 if seed >= 2**63 else seed,
             last_epoch,
         )
-        self._driver = Driver(program, buffers, rule, position, data, dealing, records, memory.table, look_every)
+        self._driver = Driver(
+            program, buffers, rule, position, data, dealing, records, memory.table, look_every, health_every
+        )
+        if watches:
+            history.watch(lambda: (layer_facts(network.architecture), data_facts(network, data)))
 
     @property
     def has_begun(self) -> bool:
@@ -158,6 +176,8 @@ class Loop:
             self._compile(progress)
             self._buffers.go_on()
             self._look_at_the_start()
+            if self._recovery is not None:
+                self._good = self._epoch_begin = self._mark()
             self._start = time.perf_counter()
             self._ended = _Ended(self._first_epoch, self._start - self._position.epoch_seconds)
             reason = None
@@ -173,12 +193,61 @@ class Loop:
     def _take_in(self, status: int) -> str | None:
         """Record and validate what the last call of the kernel has done; returns why the fit ends, or None."""
         reason = self._look_at_epoch() if self._collect() else None
-        self._driver.raise_if_failed(status)
+        try:
+            self._driver.raise_if_failed(status)
+        except DivergenceError as error:
+            self._history.note_divergence(error.step, error.layer)
+            if self._recovery is None:
+                raise
+            return self._recover(self._recovery, error)
         return reason or self._reason(status)
+
+    def _mark(self) -> Mark:
+        return Mark.of(self._position, self._buffers, self._memory)
+
+    def _keep_good(self) -> None:
+        """Keep the beginning of the epoch that has ended, if none had a lower loss."""
+        loss = self._history._last("loss")
+        if loss <= self._lowest:
+            self._good, self._lowest = self._epoch_begin, loss
+        self._epoch_begin = self._mark()
+
+    def _recover(self, recovery: ReduceRate, error: DivergenceError) -> str | None:
+        """Go back to the last good state, with a smaller rate if there is to be another try; returns as `_take_in`."""
+        self._going_back = self._good
+        self._go_back()
+        is_last = self._n_recoveries == recovery.times
+        factor = 1.0 if is_last else recovery.factor
+        self._history.divergences += (Divergence(error.step, error.layer, self._position.n_epochs, factor),)
+        if is_last:
+            warn(f"the fit diverged and ended: {error}. The model is that of {self._position.n_epochs} epochs again")
+            return type(error).__name__
+        self._n_recoveries += 1
+        trainer: Any = self._callbacks.trainer
+        self.is_calling = True
+        try:
+            trainer.learning_rate = reduced(trainer.learning_rate, factor)
+        finally:
+            self.is_calling = False
+        return None
+
+    def _go_back(self) -> None:
+        """Go back to a mark, if that has begun. May begin anew at any place."""
+        mark = self._going_back
+        if mark is None:
+            return
+        with self._buffers.calls:  # a copy that another thread takes meanwhile is of before or of after
+            mark.restore(self._position, self._buffers, self._memory)
+            n_epochs = self._position.n_epochs
+            self._history.cut(n_epochs, self._position.n_steps)
+            self._driver.forget_rates()
+            self._validated = min(self._validated, n_epochs)
+            self._ended, self._epoch_begin = _Ended(n_epochs, time.perf_counter()), mark
+        self._going_back = None
 
     def _look_every(self) -> int | None:
         """Return after how many epochs Python looks at the run; None if nothing wants that."""
-        if self._callbacks.functions or {"loss", "accuracy"} & set(self._memory.monitors):
+        if self._callbacks.functions or self._recovery is not None or {"loss", "accuracy"} & set(self._memory.monitors):
             return 1
         return None if self._validation is None else self._validation.every
 
@@ -190,7 +259,10 @@ class Loop:
         if self._memory.monitors:
             self._judge(self._columns())
         reason = "EarlyStopping" if self._memory.is_patience_over else None
-        return self._call_back() or reason
+        reason = self._call_back() or reason
+        if self._recovery is not None:
+            self._keep_good()
+        return reason
 
     def _columns(self) -> dict[str, float]:
         """Return what the last epoch has of the columns that rules watch."""
@@ -233,6 +305,7 @@ class Loop:
         """
         if self._driver.is_lost:
             return
+        self._go_back()
         self._collect()
         self._driver.settle()
         self._collect()
@@ -294,6 +367,10 @@ class Loop:
         Until they are there the kernel's records stay, so that nothing is lost if this is interrupted.
         """
         position = self._position
+        if int(position.cursor["n_health"]) > 0:
+            with self._buffers.calls:
+                self._put_health(self._history)
+                position.cursor["n_health"] = 0
         if int(position.cursor["n_records"]) == 0:
             return False
         with self._buffers.calls:  # a copy that another thread takes meanwhile is of before or of after
@@ -301,6 +378,11 @@ class Loop:
                 self._ended = self._put_records(self._history)
             position.cursor["n_records"] = 0
         return True
+
+    def _put_health(self, history: History) -> None:
+        """Write what the kernel has recorded of the steps that were looked at into a history."""
+        if history.health is not None:
+            history.health._put(self._driver.health_records)
 
     def _put_records(self, history: History) -> _Ended:
         """Write the epochs that the kernel has recorded into a history."""
@@ -322,6 +404,8 @@ class Loop:
     def copied_history(self) -> History:
         """Return a copy of the history, with the epochs that are only in the kernel's records as yet."""
         history = copy.deepcopy(self._history)
+        if int(self._position.cursor["n_health"]) > 0:
+            self._put_health(history)
         if int(self._position.cursor["n_records"]) > 0 and self._ended.n_epochs < self._position.n_epochs:
             self._put_records(history)
         return history

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fastbp.choices import Choice
     from fastbp.history import History
     from fastbp.layout import Views
+    from fastbp.recovery import ReduceRate
     from fastbp.regularization import Regularizer
     from fastbp.stopping import StopRule
 
@@ -211,6 +212,8 @@ class MLP:
         callbacks: Callback | Iterable[Callback] = (),
         validation_split: float | None = None,
         validation_every: int = 1,
+        health: bool | int = False,
+        on_divergence: str | ReduceRate = "raise",
     ) -> History:
         """Train from the present parameters, with a fresh optimizer and history.
 
@@ -250,6 +253,8 @@ class MLP:
             callbacks=callbacks,
             validation_split=validation_split,
             validation_every=validation_every,
+            health=health,
+            on_divergence=on_divergence,
         )
 
     def predict(

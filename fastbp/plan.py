@@ -19,6 +19,7 @@ from fastbp.buffers import ALIGNMENT
 from fastbp.kernels import (
     derivatives,
     gather,
+    health,
     noise,
     parameters,
     samples,
@@ -143,6 +144,8 @@ class Plan:
         Without it the gradient is only computed.
     shaping : Shaping, optional
         What shapes a step beside the rule.
+    watches : bool
+        Whether steps may be looked at (`kernels.health`).
     n_workers : int
     """
 
@@ -154,6 +157,7 @@ class Plan:
     weighted: bool = False
     rule: updates.Rule | None = None
     shaping: Shaping = PLAIN
+    watches: bool = False
     n_workers: int = 1
 
     @property
@@ -340,7 +344,7 @@ class Plan:
     def first_sums(self) -> tuple[int, ...]:
         """Where the sums of each layer's rows begin, a sum for each row of `C_BLOCK` columns; how many there are."""
         shaping = self.shaping
-        if shaping is PLAIN or not (shaping.penalizes or shaping.clips):
+        if not (self.watches or shaping.penalizes or shaping.clips):
             return (0,) * (self.layout.n_layers + 1)
         return tuple(accumulate([(n_in + 1) * -(-n_out // C_BLOCK) for n_in, n_out in self.layers], initial=0))
 
@@ -379,7 +383,7 @@ class Plan:
         keeps_z, shape = True in [self.keeps_z(index) for index in range(self.layout.n_layers)], self.shaping
         draws = shape.drops or shape.noise > 0.0
         shapes_loss = self.with_loss and (self.weighted or shape.smoothing > 0.0)
-        shapes = shape is not PLAIN
+        shapes = self.watches or shape is not PLAIN
         has_parts = self.has_several_super_blocks or max(self.layout.sizes) > sums.LONG
         needed = {
             dense.multiply_panel: True,
@@ -421,6 +425,10 @@ class Plan:
             training.predict_range: not (self.with_loss or self.trains),
             derivatives.vjp_range: self.derives,
             derivatives.jvp_range: self.derives,
+            health.observe_layer: self.watches,
+            health.measure_gradient: self.watches,
+            health.keep_rows: self.watches,
+            health.measure_update: self.watches,
         }
         if shape is not PLAIN:
             needed |= self._shaping_leaves()

@@ -16,9 +16,23 @@ import numpy.typing as npt
 from fastbp.architecture import loss_of
 from fastbp.buffers import ALIGNMENT, aligned_bytes
 from fastbp.kernels import border, sums
+from fastbp.kernels.health import N_OBSERVED
 from fastbp.kernels.losses import LABELS
 from fastbp.kernels.shaping import N_SUMS
-from fastbp.kernels.tables import BORDER, DEALING, LAYER, LOSS_SUMS, OPTIMIZER, PLAN, RECORD, RUN, SOURCE, TILE, fill
+from fastbp.kernels.tables import (
+    BORDER,
+    DEALING,
+    HEALTH_RECORD,
+    LAYER,
+    LOSS_SUMS,
+    OPTIMIZER,
+    PLAN,
+    RECORD,
+    RUN,
+    SOURCE,
+    TILE,
+    fill,
+)
 from fastbp.plan import C_BLOCK, CHUNK, M_BLOCK, NEVER, RECTANGLE, TASK_COST, Plan, capacity_for
 
 if TYPE_CHECKING:
@@ -30,6 +44,7 @@ __all__ = ["WHOLE_BLOCK", "Program", "Programs"]
 
 WHOLE_BLOCK = 1 << 20  # samples, more than any block has
 AT_ONCE = 10_000_000  # multiply-adds of a call that need not come back to Python on its way: some 5 ms at most
+MOST_HEALTH_RECORDS = 256  # of one call of the kernel
 _MOST_TRAINING = 2  # programs that a network keeps: a fit, and steps on batches of another size
 
 
@@ -87,6 +102,8 @@ class Program:
     plans : ndarray, shape (n_workers,), PLAN
         The plan for each worker, which has scratch buffers of its own.
     layers : ndarray, shape (n_layers,), LAYER
+    health_records : ndarray, shape (n_records, n_layers), HEALTH_RECORD
+        Where steps that are looked at are recorded, if the plan watches; else empty.
     runs : ndarray, shape (n_workers,), RUN
         Of each worker.
     dealing : ndarray, shape (1,), DEALING
@@ -140,6 +157,7 @@ class Program:
             "n_tasks": plan.n_tasks,
             "sizes": plan.sizes(),
             "shaping": self._shaping(addresses["sums"]),
+            "health": {"every": 0, "is_due": 0, "observed": addresses["observed"], "records": 0},
             "leaves": {name: self._address(leaf) for name, leaf in plan.leaves().items()},
             "block_gradients": base + blocks if plan.trains and plan.is_small else 0,
             "partial_gradient": base + partial_gradient,
@@ -148,6 +166,8 @@ class Program:
         }
         for worker, offsets in enumerate(scratch):
             fill(self.plans, worker, shared | {"scratch": {name: base + offset for name, offset in offsets.items()}})
+        self.plans["health"]["records"][0] = addresses["health_records"]
+        self.health_records = own["health_records"].reshape(-1, plan.layout.n_layers)
         for name in ("unit_sums", "label_flags", "update_flags", "optimizer"):
             self.runs[name] = addresses[name]
         self.addresses, self.border = addresses, own["border"]
@@ -171,6 +191,8 @@ class Program:
             "border": (1, BORDER),
             "rate": (1, np.dtype(np.float64)),
             "sums": (N_SUMS * plan.first_sums[-1], np.dtype(np.float64)),
+            "observed": (plan.layout.n_layers * N_OBSERVED if plan.watches else 0, np.dtype(np.float64)),
+            "health_records": (MOST_HEALTH_RECORDS * plan.layout.n_layers if plan.watches else 0, HEALTH_RECORD),
             "record": (1, RECORD),
             "constants": (sum(map(len, plan.constants)), np.dtype(np.float64)),
             "unit_sums": (plan.n_units, LOSS_SUMS),
@@ -180,6 +202,31 @@ class Program:
             "zeros": (plan.panel, number),
             "ones": (plan.panel, number),
         }
+
+    def first_not_finite_outputs(self) -> int | None:
+        """Return the first layer with an output that is not finite, of the samples that were last run through it.
+
+        What samples before them have left in the buffers was finite, or else they were the last.
+        """
+        for index, (_, n_out) in enumerate(self.plan.layers):
+            start = int(self.layers["h_out"][index]) - self._base
+            n_bytes = n_out * self.plan.super_block * self._itemsize
+            outputs = self._arena.memory[start : start + n_bytes].view(self.plan.architecture.dtype)
+            if not np.isfinite(outputs).all():
+                return index
+        return None
+
+    def last_not_finite(self, params: npt.NDArray[Any]) -> int | None:
+        """Return the last layer with a number that is not finite, among numbers in the layout of the parameters.
+
+        What goes wrong on the way back begins there.
+        """
+        layout = self.plan.layout
+        pairs = list(zip(layout.weights(params), layout.biases(params), strict=True))
+        for index in range(len(pairs) - 1, -1, -1):
+            if not all(np.isfinite(part).all() for part in pairs[index]):
+                return index
+        return None
 
     def gaps(self) -> npt.NDArray[np.uint8]:
         """Return the bytes between the buffers, which no kernel may touch, as a copy."""
@@ -282,6 +329,7 @@ class Program:
             "packed": self._reserve(M_BLOCK * plan.packed_row),
             "coefficients": self._arena.reserve(8 * plan.n_coefficients),
             "gradient": self._reserve(max(RECTANGLE, (strip + 1) * C_BLOCK) if plan.trains else 0),
+            "before": self._reserve(self._most_before()),
             "partial": self._reserve(self._most_partial_sums(strip)),
             "y_strip": self._reserve(strip * max(C_BLOCK, block)),
             "w_strip": self._reserve(strip * n_terms),
@@ -291,6 +339,13 @@ class Program:
             "x_indptr": self._arena.reserve(-(-n_terms // CHUNK) * (block + 1) * 8),
             "x_sums": self._reserve(max(block, strip) if n_terms else 0),
         }
+
+    def _most_before(self) -> int:
+        """Return the most parameters whose update is measured at once."""
+        plan = self.plan
+        if not plan.watches:
+            return 0
+        return plan.layout.n_params if plan.is_small else max(RECTANGLE, (plan.strip + 1) * C_BLOCK)
 
     def _most_listed_terms(self) -> int:
         """Return the most terms of a product with lists."""
@@ -342,6 +397,8 @@ class Program:
             "of_weights": tuple(shaping.of_weights),  # in the table's order
             "of_biases": tuple(shaping.of_biases),
             "max_norm": shaping.max_norm,
+            "flat_below": plan.activations[index].flat_below,
+            "flat_above": plan.activations[index].flat_above,
             "first_sum": plan.first_sums[index],
         }
 

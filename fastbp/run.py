@@ -21,6 +21,7 @@ from fastbp.kernels.losses import FRACTIONS, LABELS
 from fastbp.loop import Callbacks, Limits, Loop, Validation
 from fastbp.optimizers import check_optimizer
 from fastbp.rate_finder import find_rate
+from fastbp.recovery import ReduceRate, check_on_divergence
 from fastbp.regularization import regularized
 from fastbp.shaping import PLAIN, Group, LayerShaping, Shaping
 from fastbp.sources import Data
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from fastbp.schedules import LearningRate
 
 __all__ = ["Run"]
+
+_HEALTH_EVERY = 200  # steps: what it costs to look at one is then lost in the others
 
 
 class Run:
@@ -165,6 +168,8 @@ class Run:
         callbacks: Callback | Iterable[Callback],
         validation_split: float | None,
         validation_every: int,
+        health: bool | int,
+        on_divergence: str | ReduceRate,
         trainer: object,
     ) -> History:
         """Train for some epochs or steps more, as `Trainer.fit`. trainer : for the callbacks."""
@@ -177,6 +182,7 @@ class Run:
             rules=rules,
         )
         every = checks.positive_int(validation_every, "validation_every")
+        health_every, recovery = _health_every(health), check_on_divergence(on_divergence)
         held_out = self._checked_validation(validation_data)
         if validation_split is not None:
             data, held_out = self._split(data, validation_split, held_out)
@@ -193,12 +199,19 @@ class Run:
             before = self.state
             memory = before.memory.for_fit(rules, None if validation is None else validation.data.fingerprint())
             state = before.for_fit(data.fingerprint, memory)
-            loop = self._begin(state, data, limits, validation, functions)
+            loop = self._begin(state, data, limits, validation, functions, health_every, recovery)
             turn.run(partial(self._train, loop, state, show_progress), finish=partial(self._conclude, loop, before))
         return self.history
 
     def _begin(
-        self, state: RunState, data: Data, limits: Limits, validation: Validation | None, callbacks: Callbacks
+        self,
+        state: RunState,
+        data: Data,
+        limits: Limits,
+        validation: Validation | None,
+        callbacks: Callbacks,
+        health_every: int,
+        recovery: ReduceRate | None,
     ) -> Loop:
         n_samples = data.x.shape[0]
         return Loop(
@@ -216,6 +229,8 @@ class Run:
             drop_last=self._drop_last,
             seed=self.seed,
             threads=self._threads,
+            health_every=health_every,
+            recovery=recovery,
         )
 
     def _train(self, loop: Loop, state: RunState, show_progress: bool) -> None:
@@ -442,6 +457,13 @@ def _with_decay(shaping: Shaping, optimizer: Optimizer, network: Network) -> Sha
         for layer in shaping.layers or (LayerShaping(),) * network.architecture.layout.n_layers
     ]
     return shaping._replace(layers=tuple(layers))
+
+
+def _health_every(health: object) -> int:
+    """Return after how many steps one is looked at, 0 for never."""
+    if isinstance(health, (bool, np.bool_)):
+        return _HEALTH_EVERY if health else 0
+    return checks.positive_int(health, "health, if it is no bool,")
 
 
 def _positive_or_none(value: float | None, name: str) -> float:

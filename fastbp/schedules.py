@@ -25,6 +25,7 @@ __all__ = [
     "LearningRate",
     "OneCycle",
     "PolynomialDecay",
+    "Scaled",
     "Schedule",
     "StepDecay",
     "Warmup",
@@ -480,8 +481,47 @@ class Warmup(Schedule):
         return values
 
 
+@dataclass(frozen=True)
+class Scaled(Schedule):
+    """A constant times another schedule: ``factor * then(step)``. What `ReduceRate` leaves of a schedule.
+
+    Parameters
+    ----------
+    factor : float
+        > 0.
+    then : float, schedule or callable
+
+    Examples
+    --------
+    >>> Scaled(0.5, StepDecay(0.1, factor=0.5, every=100))(250)
+    0.0125
+    """
+
+    factor: float
+    then: LearningRate
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "factor")
+        object.__setattr__(self, "then", check_learning_rate(self.then, "then"))
+
+    def _at(self, steps: npt.NDArray[np.int64]) -> Float64Array:
+        with np.errstate(all="ignore"):
+            return self.factor * _values(self.then, steps)
+
+
 # Exactly these are asked for many steps at once: a subclass might answer for another number of them.
-_VECTORISED = (StepDecay, ExponentialDecay, CosineDecay, PolynomialDecay, InverseSqrtDecay, OneCycle, Warmup)
+_VECTORISED = (
+    StepDecay,
+    ExponentialDecay,
+    CosineDecay,
+    CosineRestarts,
+    CosLog,
+    PolynomialDecay,
+    InverseSqrtDecay,
+    OneCycle,
+    Warmup,
+    Scaled,
+)
 
 
 def check_learning_rate(value: object, name: str = "learning_rate") -> LearningRate:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from fastbp.sources import Data
 
-__all__ = ["NO_LIMIT", "Buffers", "Position", "RuleMemory", "RunState", "SetAside", "Snapshot"]
+__all__ = ["NO_LIMIT", "Buffers", "Mark", "Position", "RuleMemory", "RunState", "SetAside", "Snapshot"]
 
 NO_LIMIT = int(np.iinfo(np.int64).max)
 
@@ -255,6 +255,15 @@ class _Judged(NamedTuple):
     seen: tuple[_Seen, ...]
 
 
+class _RuleMark(NamedTuple):
+    """What rules remembered at one time, as copies."""
+
+    table: Array
+    start: tuple[int, float] | None
+    seen: tuple[int, float, float] | None
+    judged: _Judged | None
+
+
 class RuleMemory:
     """What stop rules remember, from fit to fit.
 
@@ -329,6 +338,15 @@ class RuleMemory:
         """Epochs that had ended when the rules were last asked; -1 before that."""
         return -1 if self._judged is None else self._judged.n_epochs
 
+    def mark(self) -> _RuleMark:
+        """Return what `back_to` goes back to."""
+        return _RuleMark(self.table.copy(), self.start, self.seen, self._judged)
+
+    def back_to(self, mark: _RuleMark) -> None:
+        """Forget what came after a mark. May begin anew at any place."""
+        self.table[...] = mark.table
+        self.start, self.seen, self._judged = mark.start, mark.seen, mark.judged
+
     def look(self, n_epochs: int, loss: float, accuracy: float) -> None:
         """Take in what the validation data say after `n_epochs`; the first is the start, which counts as no epoch."""
         if self.start is None:
@@ -363,6 +381,26 @@ def _row_of(rule: TargetLoss | Convergence) -> tuple[float, ...]:
     if isinstance(rule, TargetLoss):
         return kernel.TARGET_LOSS, rule.value, 0, math.inf, 0
     return kernel.CONVERGENCE, rule.tol, min(rule.patience, NO_LIMIT), math.inf, 0
+
+
+class Mark(NamedTuple):
+    """The state of a run between two steps, as copies, and how to go back to it in the memory that kernels write."""
+
+    snapshot: Snapshot
+    cursor: Array
+    totals: Array
+    memory: _RuleMark
+
+    @staticmethod
+    def of(position: Position, buffers: Buffers, memory: RuleMemory) -> Mark:
+        """Return the present state."""
+        return Mark(buffers.snapshot(), position.cursor.copy(), position.totals.copy(), memory.mark())
+
+    def restore(self, position: Position, buffers: Buffers, memory: RuleMemory) -> None:
+        """Go back to it. May begin anew at any place."""
+        buffers.params[:], buffers.moments[:] = self.snapshot
+        position.cursor[...], position.totals[...] = self.cursor, self.totals
+        memory.back_to(self.memory)
 
 
 class RunState(NamedTuple):

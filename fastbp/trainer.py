@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fastbp.history import History
     from fastbp.network import Trainable
     from fastbp.rate_finder import RateCurve
+    from fastbp.recovery import ReduceRate
     from fastbp.regularization import Regularizer
     from fastbp.schedules import LearningRate
     from fastbp.stopping import StopRule
@@ -224,6 +225,8 @@ class Trainer(Generic[M]):
         callbacks: Callback | Iterable[Callback] = (),
         validation_split: float | None = None,
         validation_every: int = 1,
+        health: bool | int = False,
+        on_divergence: str | ReduceRate = "raise",
     ) -> History:
         """Train for some epochs or steps more.
 
@@ -268,6 +271,13 @@ class Trainer(Generic[M]):
             seed, of each class alike. The rest is copied.
         validation_every : int, default 1
             Epochs from one validation to the next, counted from the run's first.
+        health : bool or int, default False
+            Whether to record in `history.health` what gradients, updates and units are like: of every 200th step, or
+            of every so many. Costs some percent of a step at most.
+        on_divergence : {"raise", "restore", "reduce"} or ReduceRate, default "raise"
+            What happens where a loss, a gradient or a parameter is not finite: an error; or back to the beginning of
+            the epoch with the lowest training loss, where the fit ends with a RuntimeWarning ("restore"), or goes on
+            with a tenth of the learning rate, three times at most ("reduce"). `history.divergences` records it.
 
         Returns
         -------
@@ -307,6 +317,8 @@ class Trainer(Generic[M]):
             callbacks=callbacks,
             validation_split=validation_split,
             validation_every=validation_every,
+            health=health,
+            on_divergence=on_divergence,
             trainer=self,
         )
 

@@ -54,6 +54,7 @@ def features_of(shape: Shape) -> list[Feature]:
         Feature("ema", {"ema": 0.999}, {}),
         Feature("rate_factors", {"rate_factors": [(1.0, 0.1)] * n_layers}, {}),
         Feature("sample_weight", {}, {"sample_weight": weights}),
+        Feature("health", {}, {"health": True}),
         *[Feature(name, {"optimizer": optimizer}, {}) for name, optimizer in OPTIMIZERS.items()],
     ]
 

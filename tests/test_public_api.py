@@ -30,6 +30,8 @@ NAMES = [
     "Dropout",
     "EarlyStopping",
     "GradientReport",
+    "Health",
+    "HealthReport",
     "History",
     "InputNoise",
     "LabelSmoothing",
@@ -39,6 +41,7 @@ NAMES = [
     "NAdam",
     "RAdam",
     "RMSprop",
+    "ReduceRate",
     "ScheduleFreeAdamW",
     "TargetLoss",
     "TimeLimit",
@@ -54,7 +57,8 @@ NAMES = [
     "show_versions",
 ]
 SHAPING = "regularize=(), clip_norm=None, clip_value=None, ema=None, use_ema=False, rate_factors=None"
-RUN = "sample_weight=None, class_weight=None, callbacks=(), validation_split=None, validation_every=1"
+RUN = """sample_weight=None, class_weight=None, callbacks=(), validation_split=None, validation_every=1, health=False,
+    on_divergence='raise'"""
 MLP = """sizes, activation="relu", output="identity", *, loss=None, init="auto", dtype="float32", seed=None"""
 MLP_FIT = f"""x, y, *, optimizer=Adam(), batch_size=32, epochs=100, max_steps=None, validation_data=None, stop=(),
     metrics=None, shuffle=True, drop_last=False, progress=False, threads=1, seed=None, {SHAPING}, {RUN}"""
@@ -91,6 +95,7 @@ ADAM = "learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8"
             "learning_rate=0.0025, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, warmup_steps=0",
         ),
         (fastbp.AdamW, f"{ADAM}, weight_decay=0.01, decay_biases=False"),
+        (fastbp.ReduceRate, "factor=0.1, times=3"),
         (fastbp.L1, "rate, biases=False, per_batch=False, layers=None"),
         (fastbp.L2, "rate, biases=False, per_batch=False, layers=None"),
         (fastbp.MaxNorm, "value, layers=None"),
@@ -113,6 +118,7 @@ ADAM = "learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8"
         (schedules.PolynomialDecay, "initial, steps, power=1.0, final=0.0"),
         (schedules.InverseSqrtDecay, "initial, steps"),
         (schedules.OneCycle, "peak, steps"),
+        (schedules.Scaled, "factor, then"),
     ],
 )
 def test_signature_is_as_documented(function, expected):
@@ -195,7 +201,7 @@ def test_example_as_in_the_documentation():
 
 
 def test_divergence_error_pickled_keeps_step():
-    error = fastbp.DivergenceError("the loss is not finite", 7, step_taken=False)
+    error = fastbp.DivergenceError("the loss is not finite", 7, step_taken=False, layer=2)
     copied = pickle.loads(pickle.dumps(error))
-    assert (str(copied), copied.step, copied.step_taken) == (str(error), 7, False)
+    assert (str(copied), copied.step, copied.step_taken, copied.layer) == (str(error), 7, False, 2)
     assert isinstance(error, ArithmeticError)

@@ -15,6 +15,7 @@ product that makes it sees to that. Backward, d may be anything; where it is mul
 is smaller than `root_of_tiny` of either counts as 0.
 """
 
+import math
 from typing import NamedTuple
 
 from numba import types
@@ -66,7 +67,8 @@ class Activation(NamedTuple):
     keeps_z : whether the backward leaf needs the pre-activations. makes_zeros : whether a unit that is off is exactly
     zero, and its derivative too, as usually half of them or more are. initializer : which weights before it `auto`
     draws. is_hidden : whether hidden layers may have it. is_identity : whether it changes nothing but what is tiny.
-    constants : what its leaves read.
+    constants : what its leaves read. flat_below, flat_above : from which z on, or h unless `keeps_z`, the slope stays
+    below a twentieth of the largest.
     """
 
     forward: Leaf
@@ -77,6 +79,8 @@ class Activation(NamedTuple):
     is_hidden: bool = True
     is_identity: bool = False
     constants: tuple[float, ...] = ()
+    flat_below: float = -math.inf
+    flat_above: float = math.inf
 
 
 def _forward(T):
@@ -422,17 +426,17 @@ def softmax_backward(d, z, h, n_features, n_samples, constants):
 
 ACTIVATIONS = {
     "identity": Activation(identity_forward, identity_backward, is_identity=True),
-    "sigmoid": Activation(sigmoid_forward, sigmoid_backward),
-    "tanh": Activation(tanh_forward, tanh_backward),
-    "relu": Activation(relu_forward, relu_backward, makes_zeros=True, initializer="he_normal"),
+    "sigmoid": Activation(sigmoid_forward, sigmoid_backward, flat_below=0.0127, flat_above=0.9873),
+    "tanh": Activation(tanh_forward, tanh_backward, flat_below=-0.9747, flat_above=0.9747),
+    "relu": Activation(relu_forward, relu_backward, makes_zeros=True, initializer="he_normal", flat_below=0.0),
     "leaky_relu": Activation(leaky_relu_forward, leaky_relu_backward, initializer="he_normal", constants=(0.01,)),
-    "elu": Activation(elu_forward, elu_backward, initializer="he_normal", constants=(1.0,)),
-    "selu": Activation(selu_forward, selu_backward, initializer="lecun_normal"),
-    "gelu": Activation(gelu_forward, gelu_backward, keeps_z=True, initializer="he_normal"),
-    "silu": Activation(silu_forward, silu_backward, keeps_z=True, initializer="he_normal"),
-    "mish": Activation(mish_forward, mish_backward, keeps_z=True, initializer="he_normal"),
-    "hard_tanh": Activation(hard_tanh_forward, hard_tanh_backward),
-    "softplus": Activation(softplus_forward, softplus_backward, initializer="he_normal"),
+    "elu": Activation(elu_forward, elu_backward, initializer="he_normal", constants=(1.0,), flat_below=-0.95),
+    "selu": Activation(selu_forward, selu_backward, initializer="lecun_normal", flat_below=-1.67),
+    "gelu": Activation(gelu_forward, gelu_backward, keeps_z=True, initializer="he_normal", flat_below=-2.3),
+    "silu": Activation(silu_forward, silu_backward, keeps_z=True, initializer="he_normal", flat_below=-4.0),
+    "mish": Activation(mish_forward, mish_backward, keeps_z=True, initializer="he_normal", flat_below=-4.0),
+    "hard_tanh": Activation(hard_tanh_forward, hard_tanh_backward, flat_below=-1.0, flat_above=1.0),
+    "softplus": Activation(softplus_forward, softplus_backward, initializer="he_normal", flat_below=0.0512),
     "exp": Activation(exp_forward, exp_backward, is_hidden=False),
     "softmax": Activation(softmax_forward, softmax_backward, is_hidden=False),
 }

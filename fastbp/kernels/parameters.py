@@ -44,6 +44,7 @@ def _parameters_of_tile(plan, optimizer, coefficients, task, n, batch, super_blo
         _gradient(plan, layer, rectangle, n, batch, super_blocks_done, is_only, g, g_row)
         if updates:
             if shapes:
+                _measure_gradient(plan, layer, rectangle, g, g_row)
                 _shape_gradient(plan, layer, rectangle, batch, g, g_row)
             if not is_read:
                 n_bad += _change(plan, optimizer, coefficients, tile.layer, rectangle, g, g_row, shapes)
@@ -78,12 +79,14 @@ def _parameters_of_network(plan, optimizer, coefficients, task, n, batch, super_
     if plan.leaves.update == 0:
         call(plan.leaves.flush_rows, (g, 1, n_params, n_params))
         return 0
-    if shapes and (plan.leaves.penalize != 0 or plan.leaves.clip != 0):
+    if shapes and (plan.health.is_due != 0 or plan.leaves.penalize != 0 or plan.leaves.clip != 0):
         for index in range(plan.n_layers):
             layer = layer_of(plan, index)
             for column in range(0, layer.n_out, plan.sizes.c_block):
                 rectangle = 0, layer.n_in + 1, column, min(plan.sizes.c_block, layer.n_out - column)
-                _shape_gradient(plan, layer, rectangle, batch, _whole_gradient(plan, layer, rectangle), layer.n_out)
+                own = _whole_gradient(plan, layer, rectangle)
+                _measure_gradient(plan, layer, rectangle, own, layer.n_out)
+                _shape_gradient(plan, layer, rectangle, batch, own, layer.n_out)
     if shapes and plan.leaves.clipped_update != 0:
         return 0
     return _change_network(plan, optimizer, coefficients, n_params, shapes)
@@ -196,14 +199,45 @@ def _partial_of(plan, g):
 
 
 @inline
+def _sums_of(plan, layer, rectangle):
+    """Where the sums of a rectangle's first row lie, and how far apart those of its rows are."""
+    n_blocks = (layer.n_out + plan.sizes.c_block - 1) // plan.sizes.c_block
+    place = layer.first_sum + rectangle[0] * n_blocks + rectangle[2] // plan.sizes.c_block
+    return plan.shaping.sums + 8 * N_SUMS * place, N_SUMS * n_blocks
+
+
+@inline
+def _measure_gradient(plan, layer, rectangle, g, g_row):
+    """Measure the gradient of a rectangle, if the step is looked at."""
+    if plan.health.is_due != 0:
+        sums, sums_row = _sums_of(plan, layer, rectangle)
+        call(plan.leaves.measure_gradient, (g, rectangle[1], rectangle[3], g_row, sums, sums_row))
+
+
+@inline
+def _measure_update(plan, layer, rectangle, before):
+    """Measure an update of a rectangle, whose parameters were those `before`, if the step is looked at."""
+    if plan.health.is_due != 0:
+        first_row, n_rows, first_column, n_columns = rectangle
+        start = layer.w + (first_row * layer.n_out + first_column) * plan.sizes.itemsize
+        sums, sums_row = _sums_of(plan, layer, rectangle)
+        call(plan.leaves.measure_update, (start, before, n_rows, n_columns, layer.n_out, sums, sums_row))
+
+
+@inline
+def _keep(plan, start, n_rows, n_columns, row):
+    """Keep parameters for `_measure_update`, if the step is looked at."""
+    if plan.health.is_due != 0:
+        call(plan.leaves.keep_rows, (start, n_rows, n_columns, row, plan.scratch.before))
+
+
+@inline
 def _shape_gradient(plan, layer, rectangle, batch, g, g_row):
     """Add the penalties to the gradient of a rectangle, clip its elements, and sum both for each row."""
     if plan.leaves.penalize == 0 and plan.leaves.clip == 0:
         return
     first_row, n_rows, first_column, n_columns = rectangle
-    n_blocks = (layer.n_out + plan.sizes.c_block - 1) // plan.sizes.c_block
-    place = layer.first_sum + first_row * n_blocks + first_column // plan.sizes.c_block
-    sums, sums_row = plan.shaping.sums + 8 * N_SUMS * place, N_SUMS * n_blocks
+    sums, sums_row = _sums_of(plan, layer, rectangle)
     if plan.leaves.penalize != 0:
         w = layer.w + (first_row * layer.n_out + first_column) * plan.sizes.itemsize
         n_weights = min(n_rows, layer.n_in - first_row)
@@ -225,27 +259,40 @@ def _penalize(plan, group, w, g, n_rows, n_columns, row, g_row, batch, sums, sum
 @inline
 def _change(plan, optimizer, coefficients, index, rectangle, g, g_row, shapes):
     """Decay and update a rectangle of a layer, and follow it with its average; returns as `_update`."""
+    layer = layer_of(plan, index)
+    first_row, n_rows, first_column, n_columns = rectangle
+    if not shapes:
+        _decay(plan, optimizer, coefficients, layer, rectangle)
+        return _update(plan, optimizer, coefficients, layer, rectangle, g, g_row)
+    start = layer.w + (first_row * layer.n_out + first_column) * plan.sizes.itemsize
+    _keep(plan, start, n_rows, n_columns, layer.n_out)
+    n_bad = _change_groups(plan, optimizer, coefficients, index, rectangle, g, g_row)
+    _measure_update(plan, layer, rectangle, plan.scratch.before)
+    if plan.leaves.constrain == 0:
+        _average(plan, optimizer, start, n_rows, n_columns, layer.n_out)
+    return n_bad
+
+
+@inline
+def _change_groups(plan, optimizer, coefficients, index, rectangle, g, g_row):
+    """Decay and update a rectangle of a layer, its weights and biases by rates of their own where there are any."""
     layer, n_bad = layer_of(plan, index), 0
     first_row, n_rows, first_column, n_columns = rectangle
-    if not shapes or plan.shaping.has_rate_factors == 0:
+    if plan.shaping.has_rate_factors == 0:
         _decay(plan, optimizer, coefficients, layer, rectangle)
-        n_bad = _update(plan, optimizer, coefficients, layer, rectangle, g, g_row)
-    else:
-        n_weights = min(n_rows, layer.n_in - first_row)
-        own = coefficients + (1 + 2 * index) * 8 * N_COEFFICIENTS
-        if layer.of_weights.rate_factor != 0.0 and n_weights > 0:
-            weights = first_row, n_weights, first_column, n_columns
-            _decay(plan, optimizer, own, layer, weights)
-            n_bad += _update(plan, optimizer, own, layer, weights, g, g_row)
-        own += 8 * N_COEFFICIENTS
-        if layer.of_biases.rate_factor != 0.0 and n_weights < n_rows:
-            biases = layer.n_in, 1, first_column, n_columns
-            _decay(plan, optimizer, own, layer, biases)
-            g += n_weights * g_row * plan.sizes.itemsize
-            n_bad += _update(plan, optimizer, own, layer, biases, g, g_row)
-    if shapes and plan.leaves.constrain == 0:
-        start = layer.w + (first_row * layer.n_out + first_column) * plan.sizes.itemsize
-        _average(plan, optimizer, start, n_rows, n_columns, layer.n_out)
+        return _update(plan, optimizer, coefficients, layer, rectangle, g, g_row)
+    n_weights = min(n_rows, layer.n_in - first_row)
+    own = coefficients + (1 + 2 * index) * 8 * N_COEFFICIENTS
+    if layer.of_weights.rate_factor != 0.0 and n_weights > 0:
+        weights = first_row, n_weights, first_column, n_columns
+        _decay(plan, optimizer, own, layer, weights)
+        n_bad += _update(plan, optimizer, own, layer, weights, g, g_row)
+    own += 8 * N_COEFFICIENTS
+    if layer.of_biases.rate_factor != 0.0 and n_weights < n_rows:
+        biases = layer.n_in, 1, first_column, n_columns
+        _decay(plan, optimizer, own, layer, biases)
+        g += n_weights * g_row * plan.sizes.itemsize
+        n_bad += _update(plan, optimizer, own, layer, biases, g, g_row)
     return n_bad
 
 
@@ -256,17 +303,23 @@ def _change_network(plan, optimizer, coefficients, n_params, shapes):
     Updates of their own for each layer would take `xor` 7 % of a step (perf/compare.py).
     """
     first, n_bad = layer_of(plan, 0), 0
+    if shapes:
+        _keep(plan, first.w, 1, n_params, n_params)
     if shapes and plan.shaping.has_rate_factors != 0:
         for index in range(plan.n_layers):
             layer = layer_of(plan, index)
             whole = 0, layer.n_in + 1, 0, layer.n_out
-            n_bad += _change(plan, optimizer, coefficients, index, whole, layer.gradient.dw, layer.n_out, shapes)
-        return n_bad
-    if plan.leaves.shrink != 0:
+            n_bad += _change_groups(plan, optimizer, coefficients, index, whole, layer.gradient.dw, layer.n_out)
+    else:
+        if plan.leaves.shrink != 0:
+            for index in range(plan.n_layers):
+                layer = layer_of(plan, index)
+                _decay(plan, optimizer, coefficients, layer, (0, layer.n_in + 1, 0, layer.n_out))
+        n_bad = _update(plan, optimizer, coefficients, first, (0, 1, 0, n_params), first.gradient.dw, n_params)
+    if shapes and plan.health.is_due != 0:
         for index in range(plan.n_layers):
             layer = layer_of(plan, index)
-            _decay(plan, optimizer, coefficients, layer, (0, layer.n_in + 1, 0, layer.n_out))
-    n_bad = _update(plan, optimizer, coefficients, first, (0, 1, 0, n_params), first.gradient.dw, n_params)
+            _measure_update(plan, layer, (0, layer.n_in + 1, 0, layer.n_out), plan.scratch.before + layer.w - first.w)
     if shapes and plan.leaves.constrain == 0:
         _average(plan, optimizer, first.w, 1, n_params, n_params)
     return n_bad

@@ -1,8 +1,9 @@
 """What shapes a step beside its optimizer, on rectangles of parameters: penalties, clipping, largest norms, averages.
 
 Rectangles are those of `updates`: `n_rows` rows of `n_columns` elements, `row` apart (`g_row` in a gradient). sums :
-float64 pairs, one for each row of a rectangle and `sums_row` elements apart, of its penalty and of the squares of its
-gradient: they depend on no cut of the parameters into tiles. No checks: the caller validates.
+N_SUMS of float64 for each row of a rectangle, `sums_row` elements apart: its penalty, the squares of its gradient, and
+what `health` measures. They depend on no cut of the parameters into tiles. No checks: the caller
+validates.
 """
 
 from numba import types
@@ -22,7 +23,7 @@ from fastbp.kernels.simd import (
     where,
 )
 
-PENALTY, SQUARES, N_SUMS = range(3)
+PENALTY, SQUARES, GRADIENT, UPDATE, WEIGHTS, N_SUMS = range(6)
 
 
 @leaf(lambda T: types.void(types.CPointer(T), types.CPointer(T), *[types.intp] * 4, *[types.float64] * 3,

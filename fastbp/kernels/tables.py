@@ -54,6 +54,8 @@ LEAVES = np.dtype(
             *("update", "coefficients", "shrink", "flush_rows"),
             # what shapes a step beside them
             *("drop", "add_noise", "smooth", "penalize", "clip", "scale", "limit_columns", "average"),
+            # what looks at one
+            *("observe_layer", "measure_gradient", "keep_rows", "measure_update"),
             # the phases of a step
             *(
                 "forward_block",
@@ -84,6 +86,7 @@ SCRATCH = np.dtype(
         ("packed", ADDRESS),  # a cache block of w
         ("gradient", ADDRESS),  # a rectangle of it
         ("coefficients", ADDRESS),  # float64, of the step's update; then of the weights and biases of each layer
+        ("before", ADDRESS),  # parameters before their update, where it is measured
         ("partial", ADDRESS),  # sums over a part of the terms (`sums`) that are not in their totals yet
         # Of a product with lists:
         ("y_strip", ADDRESS),  # the strip that it writes, in panels of columns
@@ -111,8 +114,35 @@ SHAPING = np.dtype(
         ("clip_norm", VALUE),  # largest norm of the gradient
         ("average_share", VALUE),  # of the present parameters in their average
         ("has_rate_factors", COUNT),
-        ("sums", ADDRESS),  # float64 pairs as in `shaping`, for each row of each layer's c_block columns
+        ("sums", ADDRESS),  # float64 rows as in `shaping`, for each row of each layer's c_block columns
         ("n_sums", COUNT),
+    ],
+    align=True,
+)
+
+# What looks at a step (`health`).
+HEALTH = np.dtype(
+    [
+        ("every", COUNT),  # steps from one that is looked at to the next; 0 if none is
+        ("is_due", COUNT),  # whether the present one is
+        ("observed", ADDRESS),  # float64, of each layer, as `health.observe_layer` writes them
+        ("records", ADDRESS),  # rows of HEALTH_RECORD, n_layers for each step; 0 but for the first worker
+    ],
+    align=True,
+)
+
+# A layer in a step that was looked at: norms of all its parameters, and of its outputs what `observe_layer` says.
+HEALTH_RECORD = np.dtype(
+    [
+        ("step", VALUE),
+        ("loss", VALUE),  # of the batch
+        ("gradient", VALUE),
+        ("update", VALUE),
+        ("weights", VALUE),  # before it
+        ("mean", VALUE),
+        ("spread", VALUE),
+        ("flat", VALUE),
+        ("nearly_flat", VALUE),
     ],
     align=True,
 )
@@ -128,6 +158,7 @@ PLAN = np.dtype(
         ("leaves", LEAVES),
         ("scratch", SCRATCH),
         ("shaping", SHAPING),
+        ("health", HEALTH),
         # Shared by all workers.
         ("block_gradients", ADDRESS),  # of small networks, else 0: the gradients of a super-block's blocks
         ("partial_gradient", ADDRESS),  # of several super-blocks: sums that are not in the gradient yet, as `partial`
@@ -216,6 +247,8 @@ LAYER = np.dtype(
         ("of_weights", GROUP),
         ("of_biases", GROUP),
         ("max_norm", VALUE),  # of the weights that come into a unit
+        ("flat_below", VALUE),  # z, or h where z is not kept, from which on the activation is flat
+        ("flat_above", VALUE),
         ("first_sum", COUNT),  # place of its sums among `shaping.sums`
     ],
     align=True,
@@ -282,6 +315,7 @@ CURSOR = np.dtype(
         ("phase", COUNT),
         ("task", COUNT),  # of the phase: the next one
         ("n_records", COUNT),  # epochs recorded
+        ("n_health", COUNT),  # steps that were looked at and are recorded
         ("stop_rule", COUNT),  # the one that was fulfilled
         ("spent", COUNT),  # cost of the last call
         # 1 from before the first parameter of a step may change until all that counts the step is written: a child
@@ -424,6 +458,7 @@ optimizer_at, dealing_at, run_at = record_at(OPTIMIZER), record_at(DEALING), rec
 border_at = record_at(BORDER)
 cursor_at, totals_at, loss_sums_at = record_at(CURSOR), record_at(TOTALS), record_at(LOSS_SUMS)
 epoch_record_at, rule_at = record_at(RECORD), record_at(RULE)
+health_record_at = record_at(HEALTH_RECORD)
 
 _LAYER_BYTES, _TILE_BYTES = LAYER.itemsize, TILE.itemsize
 _RECORD_BYTES, _RULE_BYTES, _PLAN_BYTES, LOSS_SUMS_BYTES = (

@@ -5,6 +5,7 @@ from numba import types
 
 from fastbp._jit import inline, leaf
 from fastbp.kernels.calls import call, cycle_counter, float64_at, int64_at
+from fastbp.kernels.health import is_due, observe, record_health
 from fastbp.kernels.shaping import N_SUMS, PENALTY, SQUARES
 from fastbp.kernels.simd import address_of
 from fastbp.kernels.tables import (
@@ -76,6 +77,8 @@ def _samples_tasks(plan, source, dealing, run, first, last, stride, batch, n, sh
         )
         sums = run.unit_sums + start // plan.sizes.loss_unit * LOSS_SUMS_BYTES
         call(plan.leaves.forward_block, (address_of(plan), address_of(source), start, n_block))
+        if shapes and plan.health.is_due != 0 and start == 0 and n_before == 0:
+            observe(plan, n_block)
         label_flags[task] = call(
             plan.leaves.loss_block, (address_of(plan), address_of(source), start, n_block, scale, sums)
         )
@@ -197,7 +200,7 @@ def _end_step(dealing, run, batch, n_bad, start_cycles):
 
 
 @inline
-def _end_samples(plan, run, n, n_blocks, is_last):
+def _end_samples(plan, run, n, n_blocks):
     """Add up the super-block's losses unit by unit. Returns DIVERGED, LABELS_CHANGED or PAUSED."""
     totals = totals_at(run.totals)
     for unit in range((n + plan.sizes.loss_unit - 1) // plan.sizes.loss_unit):
@@ -206,7 +209,7 @@ def _end_samples(plan, run, n, n_blocks, is_last):
         totals.step_right += sums.right
     if _sum_of_flags(run.label_flags, n_blocks) > 0:
         return LABELS_CHANGED
-    return DIVERGED if is_last and not np.isfinite(totals.step_loss) else PAUSED
+    return PAUSED if np.isfinite(totals.step_loss) else DIVERGED
 
 
 @inline
@@ -247,7 +250,7 @@ def _end_phase(plan, dealing, run, n_tasks, batch, n, is_last, start_cycles, sha
     """Go on to the next phase, super-block or step. Returns the status to go on with."""
     cursor, status = cursor_at(run.cursor), PAUSED
     if cursor.phase == SAMPLES_PHASE:
-        status = _end_samples(plan, run, n, n_tasks, is_last)
+        status = _end_samples(plan, run, n, n_tasks)
     elif shapes and cursor.phase == PARAMETERS_PHASE and is_last and plan.shaping.n_sums > 0:
         status = _end_gradient(plan, run, batch)
     cursor.task = 0
@@ -257,6 +260,8 @@ def _end_phase(plan, dealing, run, n_tasks, batch, n, is_last, start_cycles, sha
     cursor.super_blocks_done += 1
     if not is_last:
         return PAUSED
+    if shapes and plan.health.is_due != 0:
+        record_health(plan, run)
     return _end_step(dealing, run, batch, _sum_of_flags(run.update_flags, plan.n_tasks), start_cycles)
 
 
@@ -265,6 +270,8 @@ def _begin_step(plan, source, dealing, run, batch, shapes):
     """Weigh the batch. Returns whether there is anything to learn from it."""
     totals = totals_at(run.totals)
     totals.step_weight = batch
+    if shapes:
+        plan.health.is_due = is_due(plan, cursor_at(run.cursor).step)
     if shapes and source.w != 0:
         place = address_of(source), address_of(dealing), address_of(run)
         call(plan.leaves.weigh_batch, (address_of(plan), place[0], place[1], place[2], batch))
@@ -278,6 +285,8 @@ def _advance(plan, source, dealing, run, sync, worker, n_workers, start_cycles, 
     shapes : a constant, whether anything may shape a step beside its optimizer, weights of samples among them.
     """
     cursor, n_meetings = cursor_at(run.cursor), 0
+    if shapes:  # the last call may have left a step to go on with
+        plan.health.is_due = is_due(plan, cursor.step)
     while cursor.spent < dealing.budget and cursor.n_records < run.n_records:
         batch = min(dealing.batch_size, dealing.epoch_size - cursor.position)
         is_begin = cursor.phase == SAMPLES_PHASE and cursor.super_blocks_done == 0 and cursor.task == 0
