@@ -6,14 +6,22 @@ as `History` has them. It may set ``trainer.learning_rate``.
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
+import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fastbp import checks
 
-__all__ = ["Callback", "ReduceOnPlateau", "check_callbacks"]
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["CSVLog", "Callback", "JSONLog", "ReduceOnPlateau", "TensorBoardLog", "check_callbacks"]
 
 Callback: TypeAlias = Callable[[Any, dict[str, float]], str | None]
 
@@ -106,6 +114,145 @@ class ReduceOnPlateau:
                 trainer.learning_rate = reduced
             n_bad, n_cool = 0, self.cooldown
         memory[self] = best, n_bad, n_cool
+
+
+@dataclass(frozen=True)
+class _Log:
+    """A text file with a line for each epoch, which is on the disk when the next one begins.
+
+    Lines of the same epoch, and of later ones, are replaced: a run that is resumed goes on in its file. So is a last
+    line that was not written to its end.
+    """
+
+    path: str | os.PathLike[str]
+    _written: list[int] = field(default_factory=list, init=False, repr=False, compare=False)  # the last epoch
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+
+    def __call__(self, trainer: Any, record: dict[str, float]) -> None:  # noqa: ARG002 - a callback gets both
+        """Write the epoch's line. Errors of the file system are raised."""
+        path, epoch = Path(self.path), int(record["epoch"])
+        if self._written != [epoch - 1]:
+            self._cut(path, record)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(self._line(record))
+        self._written[:] = [epoch]
+
+    def _cut(self, path: Path, record: dict[str, float]) -> None:
+        """Leave in the file what comes before a record's line: replace it as a whole, or not at all."""
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        beside = path.with_name(path.name + ".new")
+        beside.write_text("".join(self._kept(lines, record)), encoding="utf-8")
+        beside.replace(path)
+
+    def _line(self, record: dict[str, float]) -> str:
+        raise NotImplementedError
+
+    def _kept(self, lines: list[str], record: dict[str, float]) -> list[str]:
+        """Return the lines of a file that come before that of a record."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class CSVLog(_Log):
+    """Write the columns of each epoch to a CSV file, with their names as its first line; what is NaN is left empty.
+
+    Parameters
+    ----------
+    path : path_like
+        Lines of earlier epochs stay, if there are any and their columns are the same; others are a ValueError.
+
+    Examples
+    --------
+    >>> CSVLog("run.csv").path.name
+    'run.csv'
+    """
+
+    def _line(self, record: dict[str, float]) -> str:
+        return _csv_line(["" if math.isnan(value) else repr(value) for value in record.values()])
+
+    def _kept(self, lines: list[str], record: dict[str, float]) -> list[str]:
+        header = _csv_line(record)
+        if lines and lines[0] != header:
+            raise ValueError(f"{self.path} has other columns than this fit: {lines[0].strip()}")
+        epochs = [line.partition(",")[0] for line in lines[1:] if line.endswith("\n")]
+        return [header, *[line for line, epoch in zip(lines[1:], epochs, strict=False) if int(epoch) < record["epoch"]]]
+
+
+@dataclass(frozen=True)
+class JSONLog(_Log):
+    """Write the columns of each epoch to a file of JSON lines; what is NaN, or infinite, is null.
+
+    Parameters
+    ----------
+    path : path_like
+        Lines of earlier epochs stay.
+
+    Examples
+    --------
+    >>> JSONLog("run.jsonl").path.name
+    'run.jsonl'
+    """
+
+    def _line(self, record: dict[str, float]) -> str:
+        finite = {name: value if math.isfinite(value) else None for name, value in record.items()}
+        return json.dumps(finite) + "\n"
+
+    def _kept(self, lines: list[str], record: dict[str, float]) -> list[str]:
+        return [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] < record["epoch"]]
+
+
+@dataclass(frozen=True)
+class TensorBoardLog:
+    """Write the columns of each epoch as scalars for TensorBoard, by tensorboardX or PyTorch, within a second.
+
+    Parameters
+    ----------
+    folder : path_like
+
+    Raises
+    ------
+    ImportError
+        If neither is installed.
+    """
+
+    folder: str | os.PathLike[str]
+    _writers: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
+    _make: Any = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+        object.__setattr__(self, "_make", _summary_writer())
+
+    def __call__(self, trainer: Any, record: dict[str, float]) -> None:  # noqa: ARG002 - a callback gets both
+        """Write the epoch's scalars."""
+        epoch = int(record["epoch"])
+        if not self._writers:
+            writer = self._make(str(self.folder), purge_step=epoch, flush_secs=1)
+            self._writers.append(writer)
+            weakref.finalize(self, writer.close)  # at the interpreter's end at the latest: it writes in a thread
+        for name, value in record.items():
+            if name != "epoch" and not math.isnan(value):
+                self._writers[0].add_scalar(name, value, epoch)
+
+
+def _summary_writer() -> Any:
+    """Return the class that writes what TensorBoard reads."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError("TensorBoardLog needs tensorboardX: pip install tensorboardX") from error
+    return SummaryWriter
+
+
+def _csv_line(cells: Any) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
 
 
 def check_callbacks(callbacks: object) -> tuple[Callback, ...]:

@@ -13,6 +13,7 @@ from fastbp.buffers import owned
 from fastbp.diagnosis import Column, DataFacts, HealthReport, LayerFacts, Record, diagnose
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["Health", "facts_of"]
@@ -143,23 +144,34 @@ class Health:
             raise ImportError("Health.plot needs Matplotlib: pip install 'fastbp[examples]'") from error
         if figure is None:
             figure = pyplot.figure(figsize=(10, 8), layout="constrained")
-        grid = figure.subplots(3, 2, sharex=True)
-        colors = pyplot.get_cmap("viridis")(np.linspace(0.0, 0.9, len(self.layers)))
-        marker = "o" if self._length == 1 else None
-        for name, ax in zip(_COLUMNS, grid.ravel(), strict=True):
-            values = getattr(self, name)
-            for index, color in enumerate(colors):
-                if np.isfinite(values[:, index]).any():
-                    ax.plot(self.step, values[:, index], color=color, marker=marker, label=f"layer {index}")
-            ax.set_title(name.replace("_", " "))
-            if name in ("gradient_norm", "update_ratio") and (values > 0.0).any():
-                ax.set_yscale("log")
-            if name in ("dead", "saturated"):
-                ax.set_ylim(-0.02, 1.02)
-        for ax in grid[-1]:
-            ax.set_xlabel("step")
-        grid[0, 0].legend(fontsize="small", ncols=1 + len(self.layers) // 8)
+        for name, ax in zip(_COLUMNS, figure.subplots(3, 2).ravel(), strict=True):
+            self.draw(ax, name)
         return figure
+
+    def draw(self, ax: Axes, name: str) -> None:
+        """Draw a column against the step, a line for each layer that has it.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes
+        name : str
+        """
+        from matplotlib import colormaps
+
+        values, marker = getattr(self, name), "o" if self._length == 1 else None
+        for index, color in enumerate(colormaps["viridis"](np.linspace(0.0, 0.9, len(self.layers)))):
+            if np.isfinite(values[:, index]).any():
+                ax.plot(self.step, values[:, index], color=color, marker=marker, label=f"layer {index}")
+        ax.set_xlabel("step")
+        ax.set_ylabel(name.replace("_", " "))
+        if name in ("gradient_norm", "update_ratio") and (values > 0.0).any():
+            ax.set_yscale("log")
+        if name in ("dead", "saturated"):
+            ax.set_ylim(-0.02, 1.02)
+        if not ax.get_lines():
+            ax.text(0.5, 0.5, "no layer has any", ha="center", va="center", transform=ax.transAxes)
+        else:
+            ax.legend(fontsize="small", ncols=1 + len(self.layers) // 6)
 
     def _put(self, records: npt.NDArray[np.void]) -> None:
         """Write what the kernel has recorded, shape (n, n_layers); rows of the same steps, and of later ones, go.

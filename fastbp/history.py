@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbp.buffers import owned
+from fastbp.display import html_table
 from fastbp.health import Health
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ _COLUMNS = (
     "seconds",
 )
 _FIRST_CAPACITY = 16
+_SHOWN_ROWS = 5  # at the beginning and at the end of a table
+_HEALTH_COLUMNS = ("gradient_norm", "update_ratio")  # that are drawn beside the losses
 
 
 class History:
@@ -199,10 +202,22 @@ class History:
             parts.append(f"stop_reason={self.stop_reason!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
 
+    def _repr_html_(self) -> str:
+        names = [name for name in self._columns if name == "epoch" or self._has(name)]
+        chosen = range(self._length) if self._length <= 2 * _SHOWN_ROWS else [*range(_SHOWN_ROWS), -1]
+        rows = [
+            [f"{self._columns[name][row]:.4g}" for name in names] if row >= 0 else ["…"] * len(names) for row in chosen
+        ]
+        if self._length > 2 * _SHOWN_ROWS:
+            last = range(self._length - _SHOWN_ROWS, self._length)
+            rows += [[f"{self._columns[name][row]:.4g}" for name in names] for row in last]
+        return html_table([names, *rows], repr(self))
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the losses against the epoch and, where there is accuracy, that on a second axis to the right.
 
-        The losses' axis is logarithmic if they are positive and span more than a decade.
+        The losses' axis is logarithmic if they are positive and span more than a decade. In a figure of its own, the
+        learning rate is drawn below and, where health is recorded, the norms of gradients and the sizes of updates.
 
         Parameters
         ----------
@@ -224,7 +239,25 @@ class History:
         except ImportError as error:
             raise ImportError("History.plot needs Matplotlib: pip install 'fastbp[examples]'") from error
         if ax is None:
-            ax = pyplot.subplots(layout="constrained")[1]
+            columns = _HEALTH_COLUMNS if self.health is not None and len(self.health) else ()
+            heights = [3.0, 1.0] + [1.5] * len(columns)
+            figure = pyplot.figure(figsize=(7.0, 1.4 * sum(heights)), layout="constrained")
+            ax, of_rate, *of_health = figure.subplots(len(heights), 1, height_ratios=heights)
+            self._draw_rate(of_rate)
+            for name, axes in zip(columns, of_health, strict=True):
+                assert self.health is not None
+                self.health.draw(axes, name)
+        assert ax is not None
+        self._draw_losses(ax)
+        return ax
+
+    def _draw_rate(self, ax: Axes) -> None:
+        ax.plot(self.epoch, self.learning_rate, color="C2", marker="o" if self._length == 1 else None)
+        ax.set_xlabel("epoch")
+        ax.set_ylabel("learning rate")
+
+    def _draw_losses(self, ax: Axes) -> None:
+        """Draw losses and accuracies."""
         self._draw(ax, {"loss": "training loss", "validation_loss": "validation loss"}, "-")
         ax.set_xlabel("epoch")
         ax.set_ylabel("loss")
@@ -240,7 +273,6 @@ class History:
         if lines:
             # On the upper axes, so that no line crosses the legend.
             (twin or ax).legend(lines, [line.get_label() for line in lines], loc="center right")
-        return ax
 
     def _has(self, name: str) -> bool:
         return bool(np.isfinite(self[name]).any())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from fastbp import arrays, checks, evaluation
 from fastbp.architecture import activation_of, architecture_of
+from fastbp.display import html_table, text_table
 from fastbp.handles import network_handles
 from fastbp.initializers import initialize
 from fastbp.network import Network
@@ -126,6 +128,31 @@ class MLP:
         shown = f"{list(self.sizes)}, " + (f"activation={activation!r}, " if hidden else "")
         output, loss = architecture.activations[-1], architecture.loss
         return f"MLP({shown}output={output!r}, loss={loss!r}, dtype={str(self.dtype)!r})"
+
+    def _repr_html_(self) -> str:
+        return html_table(self._summary_rows(), repr(self))
+
+    def summary(self) -> str:
+        """Return a table of the layers: their widths, activations and parameters.
+
+        Examples
+        --------
+        >>> print(MLP([784, 128, 10], output="softmax").summary())
+        layer  inputs  outputs  activation  parameters
+            0     784      128        relu      100480
+            1     128       10     softmax        1290
+          all                                   101770
+        float32, 0.4 MB; loss cross_entropy
+        """
+        size = self.n_params * self.dtype.itemsize
+        shown = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+        return f"{text_table(self._summary_rows())}\n{self.dtype}, {shown}; loss {self.loss_name}"
+
+    def _summary_rows(self) -> list[tuple[str, ...]]:
+        rows = [("layer", "inputs", "outputs", "activation", "parameters")]
+        for index, (n_in, n_out) in enumerate(pairwise(self.sizes)):
+            rows.append((str(index), str(n_in), str(n_out), self.activations[index], str((n_in + 1) * n_out)))
+        return [*rows, ("all", "", "", "", str(self.n_params))]
 
     @property
     def sizes(self) -> tuple[int, ...]:

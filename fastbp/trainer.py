@@ -6,6 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fastbp import checks
+from fastbp.display import html_table
 from fastbp.network import network_of
 from fastbp.optimizers import Adam, Optimizer
 from fastbp.run import Run
@@ -151,6 +152,13 @@ class Trainer(Generic[M]):
 
     def __repr__(self) -> str:
         return f"Trainer({self.model!r}, optimizer={self.optimizer!r}, n_steps={self.n_steps}, seed={self.seed})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("optimizer", "steps", "epochs", "seed"),
+            (repr(self.optimizer), str(self.n_steps), str(len(self.history)), str(self.seed)),
+        ]
+        return html_table(rows, f"Trainer of {self.model!r}")
 
     @property
     def model(self) -> M:

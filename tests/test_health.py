@@ -354,7 +354,7 @@ def test_pictures_show_every_column(tmp_path):
     model = MLP([6, 16, 16, 1], "relu", seed=0)
     history = model.fit(*function(), epochs=5, health=20)
     figure = history.health.plot()
-    assert [ax.get_title() for ax in figure.axes] == [
+    assert [ax.get_ylabel() for ax in figure.axes] == [
         "gradient norm",
         "update ratio",
         "activation mean",

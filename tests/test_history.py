@@ -181,7 +181,7 @@ def test_plot_losses_over_a_decade_are_logarithmic():
 
     assert ax.get_yscale() == "log"
     assert [line.get_label() for line in ax.get_lines()] == ["training loss", "validation loss"]
-    assert len(ax.figure.axes) == 1
+    assert [axes.get_ylabel() for axes in ax.figure.axes] == ["loss", "learning rate"]
 
 
 def test_plot_accuracy_goes_on_a_second_axis(pyplot):
