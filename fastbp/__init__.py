@@ -3,10 +3,11 @@
 from fastbp import activations, callbacks, elementary, losses, schedules
 from fastbp._version import __version__ as __version__
 from fastbp.diagnosis import HealthReport
-from fastbp.errors import DivergenceError
+from fastbp.errors import CheckpointError, DivergenceError
 from fastbp.gradient_check import GradientReport, check_gradient
 from fastbp.health import Health
 from fastbp.history import History
+from fastbp.loading import load
 from fastbp.model import MLP
 from fastbp.optimizers import SGD, Adadelta, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop, ScheduleFreeAdamW
 from fastbp.own import Activation, Loss, UpdateRule
@@ -27,6 +28,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "CheckpointError",
     "Convergence",
     "DivergenceError",
     "Dropout",
@@ -53,6 +55,7 @@ __all__ = [
     "callbacks",
     "check_gradient",
     "elementary",
+    "load",
     "losses",
     "precompile",
     "schedules",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import os
 import secrets
+from pathlib import Path
 
 import numpy as np
 
@@ -83,6 +85,19 @@ def positive_int(value: object, name: str, expected: str = "a positive integer",
     if integer < 1:
         raise ValueError(f"{name} must be {expected}, got {shown(integer)}")
     return _at_most(high, integer, name, expected)
+
+
+def path(value: object, name: str) -> Path:
+    """Return the path of a file.
+
+    Raises
+    ------
+    TypeError
+        If `value` is none, or the path of a folder.
+    """
+    if not isinstance(value, (str, os.PathLike)) or isinstance(value, bytes):
+        raise TypeError(f"{name} must be a path, got {shown(value)}")
+    return Path(value)
 
 
 def non_negative_int(value: object, name: str, high: int | None = None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 
-__all__ = ["DivergenceError", "warn"]
+__all__ = ["CheckpointError", "DivergenceError", "warn"]
 
 _PACKAGE = __name__.partition(".")[0]
 
@@ -43,6 +43,23 @@ class DivergenceError(ArithmeticError):
 
     def __reduce__(self) -> tuple[type, tuple[str, int, bool, int | None]]:
         return type(self), (str(self), self.step, self.step_taken, self.layer)
+
+
+class CheckpointError(ValueError):
+    """A file cannot be read, or not by this program; or a model or trainer cannot be written to one. It says why.
+
+    Examples
+    --------
+    >>> import fastbp, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "notes.npz"
+    ...     _ = path.write_text("Not a network.")
+    ...     try:
+    ...         fastbp.load(path)
+    ...     except fastbp.CheckpointError as error:
+    ...         print("no file of fastbp's" in str(error))
+    True
+    """
 
 
 def warn(message: str) -> None:

@@ -173,6 +173,16 @@ class Health:
         else:
             ax.legend(fontsize="small", ncols=1 + len(self.layers) // 6)
 
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return what is recorded, as views: a row for each step that was looked at."""
+        arrays = {"step": self._steps, "loss": self._losses, "table": self._table}
+        return {name: array[: self._length] for name, array in arrays.items()}
+
+    def fill_with(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
+        """Take over such arrays."""
+        self._steps, self._losses, self._table = (owned(arrays[name]) for name in ("step", "loss", "table"))
+        self._length = len(self._steps)
+
     def _put(self, records: npt.NDArray[np.void]) -> None:
         """Write what the kernel has recorded, shape (n, n_layers); rows of the same steps, and of later ones, go.
 

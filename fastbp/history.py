@@ -141,6 +141,18 @@ class History:
         """Names of the user's metrics."""
         return tuple(name for name in self._columns if name not in _COLUMNS)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of all columns."""
+        return tuple(self._columns)
+
+    def fill_with(self, names: Iterable[str], rows: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take over columns of these names: those that have rows, all alike many, and others without a value."""
+        self._length = rows["epoch"].size if "epoch" in rows else 0
+        for name in names:
+            given = rows.get(name)
+            self._columns[name] = np.full(self._length, np.nan) if given is None else owned(given, _dtype_of(name))
+
     def watch(self, facts: Callable[[], tuple[tuple[LayerFacts, ...], DataFacts]]) -> None:
         """Begin a record of health, by facts of the layers and the data, or go on with the one that there is."""
         if self.health is None:

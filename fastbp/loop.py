@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from fastbp.driver import Rule
+    from fastbp.fits import Checkpoint
     from fastbp.history import History
     from fastbp.network import Network
     from fastbp.sources import Data
@@ -48,6 +49,15 @@ class Limits(NamedTuple):
     epochs: int | None
     max_steps: int | None
     rules: tuple[StopRule, ...]
+    seconds_before: float = 0.0
+
+    def after(self, n_epochs: int, n_steps: int, seconds: float) -> Limits | None:
+        """Return what is left of them after a part of the fit; None if nothing is."""
+        epochs = None if self.epochs is None else self.epochs - n_epochs
+        max_steps = None if self.max_steps is None else self.max_steps - n_steps
+        if (epochs is not None and epochs <= 0) or (max_steps is not None and max_steps <= 0):
+            return None
+        return self._replace(epochs=epochs, max_steps=max_steps, seconds_before=seconds)
 
     def check(self) -> None:
         """Raise a ValueError if nothing at all bounds the fit."""
@@ -102,6 +112,8 @@ class Loop:
         Steps from one that is looked at to the next; 0 if none is.
     recovery : ReduceRate, optional
         What to do after a divergence.
+    checkpoint : Checkpoint, optional
+        Looked at between two calls.
     """
 
     def __init__(
@@ -123,6 +135,7 @@ class Loop:
         threads: int | str,
         health_every: int,
         recovery: ReduceRate | None,
+        checkpoint: Checkpoint | None,
     ) -> None:
         n_samples = data.x.shape[0]
         self._compiled_before = _jit.compile_seconds(), _jit.n_compiled()
@@ -135,6 +148,7 @@ class Loop:
         self._set_aside = buffers.set_aside if buffers.is_untouched else None
         self._limits, self._validation, self._callbacks = limits, validation, callbacks
         self.is_calling = False  # a callback
+        self._checkpoint = checkpoint
         self._recovery, self._n_recoveries, self._lowest = recovery, 0, math.inf
         self._good: Mark | None = None  # the beginning of the epoch with the lowest loss
         self._epoch_begin: Mark | None = None
@@ -158,6 +172,8 @@ class Loop:
             seed - 2**64 if seed >= 2**63 else seed,
             last_epoch,
         )
+        if int(position.cursor["position"]) >= dealing.epoch_size:  # of a file that somebody has made
+            raise ValueError(f"the run stands at sample {position.cursor['position']} of {dealing.epoch_size}")
         self._driver = Driver(
             program, buffers, rule, position, data, dealing, records, memory.table, look_every, health_every
         )
@@ -168,6 +184,11 @@ class Loop:
     def has_begun(self) -> bool:
         """Whether a step has been taken."""
         return self._position.n_steps > self._first_step
+
+    @property
+    def seconds(self) -> float:
+        """Of training so far."""
+        return time.perf_counter() - self._start if self.has_begun else 0.0
 
     def run(self, show_progress: bool) -> None:
         """Train until a limit is reached; `finish` has to follow, however this ends."""
@@ -183,6 +204,8 @@ class Loop:
             reason = None
             while reason is None:
                 reason = self._take_in(self._driver.advance(self._last_step, self._seconds_left()))
+                if self._checkpoint is not None:
+                    reason = self._checkpoint.look() or reason
                 if progress.is_shown:
                     self._show(progress)
             status = self._driver.settle()
@@ -493,7 +516,7 @@ class Loop:
         if not self.has_begun:
             return math.inf  # a fit takes one step at least, or a loop of short fits would never get on
         limit = min((rule.seconds for rule in self._limits.rules if isinstance(rule, TimeLimit)), default=math.inf)
-        return limit - (time.perf_counter() - self._start)
+        return limit - self._limits.seconds_before - (time.perf_counter() - self._start)
 
     def _total_steps(self) -> int | None:
         """Return the most steps that this fit can take, None if nothing says."""

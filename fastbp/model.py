@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastbp import arrays, checks, evaluation
+from fastbp import archive, arrays, checks, evaluation
 from fastbp.architecture import activation_of, architecture_of
 from fastbp.display import html_table, text_table
 from fastbp.handles import network_handles
 from fastbp.initializers import initialize
 from fastbp.network import Network
 from fastbp.optimizers import Adam, Optimizer
+from fastbp.recording import model_archive
 from fastbp.trainer import Trainer
 from fastbp.workers import checked_threads
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from fastbp.callbacks import Callback
@@ -241,6 +243,9 @@ class MLP:
         validation_every: int = 1,
         health: bool | int = False,
         on_divergence: str | ReduceRate = "raise",
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: float = 60.0,
+        resume: bool = False,
     ) -> History:
         """Train from the present parameters, with a fresh optimizer and history.
 
@@ -282,6 +287,9 @@ class MLP:
             validation_every=validation_every,
             health=health,
             on_divergence=on_divergence,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            resume=resume,
         )
 
     def predict(
@@ -494,6 +502,14 @@ class MLP:
             If `n` is no positive integer.
         """
         return network_handles(self._network, None if n is None else checks.positive_int(n, "n"), self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model, and the history of its last fit, to a file that `fastbp.load` reads.
+
+        As `Trainer.save`, which keeps the optimizer too.
+        """
+        self._network.turn.settle()
+        archive.write(checks.path(path, "path"), *model_archive(self._network, self.seed))
 
     def __copy__(self) -> MLP:
         """Return a copy that shares nothing with this model."""

@@ -184,6 +184,7 @@ class Trainable(Protocol):
     """An `MLP`, of which trainers know its network alone."""
 
     _network: Network
+    seed: int
 
 
 def network_of(model: object) -> Network:

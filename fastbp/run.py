@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import signal
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ import numpy as np
 from fastbp import checks, schedules
 from fastbp.callbacks import check_callbacks
 from fastbp.driver import Stepper, rule_of
+from fastbp.fits import TERMINATED, FitRecord
 from fastbp.handles import Learning, learner_handles
 from fastbp.history import History, check_metrics
 from fastbp.kernels.handles import POSITIONS
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from fastbp.callbacks import Callback
     from fastbp.driver import Rule
+    from fastbp.fits import Checkpoint
     from fastbp.network import Network
     from fastbp.optimizers import Optimizer
     from fastbp.rate_finder import RateCurve
@@ -97,11 +100,31 @@ class Run:
         self._positions: npt.NDArray[np.void] | None = None  # for learners in compiled code
         self._stepper: Stepper | None = None
         self._loop: Loop | None = None  # of the fit that runs
+        self.fit_record: FitRecord | None = None  # of the last fit with a checkpoint
 
     @property
     def optimizer(self) -> Optimizer:
         """The optimizer."""
         return self._rule.optimizer
+
+    def shape_by(self, shaping: Shaping, use_ema: bool) -> None:
+        """Let steps be shaped otherwise, before the first one."""
+        self._shaping, self._use_ema = shaping, use_ema
+        self._rule = self._rule_of(self.optimizer)
+        self.buffers = Buffers(self.network.params, self._rule.n_moments)
+
+    def take_over(self, other: Run) -> None:
+        """Go on where another run of the same options stands, whose model has the same architecture."""
+        turn = self.network.turn
+        with turn.take():
+            turn.finish()
+            self._check_whole()
+            self._rule, self._shaping, self.seed = other._rule, other._shaping, other.seed
+            self.network.params[:], self.buffers.moments[:] = other.buffers.params, other.buffers.moments
+            self.buffers.set_aside, self.buffers.first_step = other.buffers.set_aside, other.buffers.first_step
+            self.state, self.history, self.callback_memory = other.state, other.history, other.callback_memory
+            self.network.history, self.fit_record, self._stepper = self.history, other.fit_record, None
+            self._show_positions()
 
     def _rule_of(self, optimizer: Optimizer) -> Rule:
         """Return what a step by this optimizer does."""
@@ -170,6 +193,7 @@ class Run:
         validation_every: int,
         health: bool | int,
         on_divergence: str | ReduceRate,
+        checkpoint: Checkpoint | None,
         trainer: object,
     ) -> History:
         """Train for some epochs or steps more, as `Trainer.fit`. trainer : for the callbacks."""
@@ -197,11 +221,58 @@ class Run:
             turn.finish()
             self._check_whole()
             before = self.state
+            if checkpoint is not None:
+                left = self._limits_left(checkpoint, data, limits)
+                if left is None:
+                    return self.history
+                limits = left
             memory = before.memory.for_fit(rules, None if validation is None else validation.data.fingerprint())
             state = before.for_fit(data.fingerprint, memory)
-            loop = self._begin(state, data, limits, validation, functions, health_every, recovery)
-            turn.run(partial(self._train, loop, state, show_progress), finish=partial(self._conclude, loop, before))
+            loop = self._begin(state, data, limits, validation, functions, health_every, recovery, checkpoint)
+            work, finish = partial(self._train, loop, state, show_progress), partial(self._conclude, loop, before)
+            if checkpoint is None:
+                turn.run(work, finish=finish)
+            else:
+                self._run_with(checkpoint, work, finish)
         return self.history
+
+    def _limits_left(self, checkpoint: Checkpoint, data: Data, limits: Limits) -> Limits | None:
+        """Return what is left of a fit's limits, None if it has ended; begin its record, or go on with it."""
+        fingerprint, state = data.fingerprint(), self.state
+        record = self.fit_record if checkpoint.resumes else None
+        if record is None:
+            self.fit_record = FitRecord(self.n_steps, state.position.n_epochs, 0.0, fingerprint, self.optimizer)
+            return limits
+        if record.data != fingerprint:
+            raise ValueError(
+                "resume=True needs the data with which the fit began; to go on with others: trainer = fastbp.load(path)"
+            )
+        left = limits.after(
+            state.position.n_epochs - record.first_epoch, self.n_steps - record.first_step, record.seconds
+        )
+        return None if record.has_ended else left
+
+    def _run_with(self, checkpoint: Checkpoint, work: Callable[[], None], finish: Callable[[], None]) -> None:
+        """Run a fit, and write its file when it ends, however it ends."""
+        turn = self.network.turn
+        is_written = False
+        try:
+            with checkpoint:
+                turn.run(work, finish=finish)
+                has_ended = self.history.stop_reason not in ("epochs", "max_steps", TERMINATED)
+                assert self.fit_record is not None
+                self.fit_record = self.fit_record._replace(has_ended=has_ended)
+                is_written = True  # or at least tried
+                checkpoint.save()
+            if checkpoint.is_terminated:
+                raise SystemExit(128 + signal.SIGTERM)
+        except BaseException as error:
+            if not is_written and not checkpoint.has_failed:
+                try:
+                    checkpoint.save()
+                except OSError as problem:
+                    error.add_note(f"The checkpoint could not be written: {problem}")
+            raise
 
     def _begin(
         self,
@@ -212,6 +283,7 @@ class Run:
         callbacks: Callbacks,
         health_every: int,
         recovery: ReduceRate | None,
+        checkpoint: Checkpoint | None,
     ) -> Loop:
         n_samples = data.x.shape[0]
         return Loop(
@@ -231,6 +303,7 @@ class Run:
             threads=self._threads,
             health_every=health_every,
             recovery=recovery,
+            checkpoint=checkpoint,
         )
 
     def _train(self, loop: Loop, state: RunState, show_progress: bool) -> None:
@@ -359,10 +432,16 @@ class Run:
                 "_buffers": (buffers.params.copy(), buffers.moments.copy(), buffers.set_aside, buffers.first_step),
                 "_rule": self.optimizer,
                 "callback_memory": self.callback_memory.copy(),
+                "fit_record": self._present_fit(loop),
             }
         own = self.__dict__ | taken | {"_stepper": None, "_loop": None, "_positions": None}
         del own["buffers"]
         return own
+
+    def _present_fit(self, loop: Loop | None) -> FitRecord | None:
+        """Return the record of the fit, with the seconds that the present one has taken."""
+        record = self.fit_record
+        return record if record is None or loop is None else record._replace(seconds=record.seconds + loop.seconds)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         own = state.copy()

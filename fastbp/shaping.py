@@ -47,6 +47,11 @@ class Shaping(NamedTuple):
     average_share: float = 0.0
     seed: int = 0
 
+    def seeded(self, seed: int) -> Shaping:
+        """Return this with a seed, where anything is drawn at random; `PLAIN` itself if it is nothing at all."""
+        shaping = self._replace(seed=seed if self.drops or self.noise > 0.0 else 0)
+        return PLAIN if shaping == PLAIN else shaping
+
     def layer(self, index: int) -> LayerShaping:
         """Return what is said of a layer."""
         return self.layers[index] if self.layers else _NOTHING

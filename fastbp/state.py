@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from fastbp.sources import Data
 
-__all__ = ["NO_LIMIT", "Buffers", "Mark", "Position", "RuleMemory", "RunState", "SetAside", "Snapshot"]
+__all__ = ["NO_LIMIT", "Buffers", "Mark", "Position", "RuleMemory", "RunState", "Seen", "SetAside", "Snapshot"]
 
 NO_LIMIT = int(np.iinfo(np.int64).max)
 
@@ -232,27 +232,27 @@ class Buffers:
             self.set_aside = None
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
     """What an early-stopping rule has seen: the best value (lower is better), how long ago, and what to go back to."""
 
     best: float = math.inf
     waited: int = -1
     snapshot: Snapshot | None = None
 
-    def after(self, rule: EarlyStopping, value: float, buffers: Buffers) -> _Seen:
+    def after(self, rule: EarlyStopping, value: float, buffers: Buffers) -> Seen:
         """Return this after a new value of the rule's column, of the parameters that the buffers show."""
         value = -value if rule.mode == "max" else value
         waited = 0 if value < self.best - rule.min_delta else self.waited + 1
         if not value < self.best:
             return self._replace(waited=waited)
-        return _Seen(value, waited, buffers.snapshot() if rule.restore_best else None)
+        return Seen(value, waited, buffers.snapshot() if rule.restore_best else None)
 
 
 class _Judged(NamedTuple):
     """How many epochs had ended when the rules were last asked, and what each has seen."""
 
     n_epochs: int
-    seen: tuple[_Seen, ...]
+    seen: tuple[Seen, ...]
 
 
 class _RuleMark(NamedTuple):
@@ -310,6 +310,27 @@ class RuleMemory:
     def _remembers_nothing(self) -> bool:
         return not self._early and not self._of_kernel and self._validation is None
 
+    @property
+    def rules(self) -> tuple[StopRule, ...]:
+        """All rules that it remembers something of."""
+        return (*self._early, *self._of_kernel)
+
+    @property
+    def validation(self) -> str | None:
+        """Fingerprint of the validation data."""
+        return self._validation
+
+    @property
+    def judged(self) -> tuple[Seen, ...]:
+        """What each early-stopping rule has seen."""
+        return () if self._judged is None else self._judged.seen
+
+    def judge_as(self, n_epochs: int, seen: Sequence[Seen]) -> None:
+        """Remember what rules had seen when so many epochs had ended; nothing if that is -1."""
+        if n_epochs >= 0 and len(seen) != len(self._early):
+            raise ValueError(f"{len(self._early)} rules cannot have seen {len(seen)} things")
+        self._judged = None if n_epochs < 0 else _Judged(n_epochs, tuple(seen))
+
     def rule(self, index: int) -> StopRule:
         """Return the rule in a row of the table."""
         return self._of_kernel[index]
@@ -355,7 +376,7 @@ class RuleMemory:
 
     def judge(self, n_epochs: int, values: Mapping[str, float], buffers: Buffers) -> None:
         """Ask the rules about their columns after `n_epochs`; those without a value have nothing to say."""
-        seen = (_Seen(),) * len(self._early) if self._judged is None else self._judged.seen
+        seen = (Seen(),) * len(self._early) if self._judged is None else self._judged.seen
         self._judged = _Judged(
             n_epochs,
             tuple(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from fastbp import checks
+from fastbp import archive, checks
 from fastbp.display import html_table
+from fastbp.fits import Checkpoint
 from fastbp.network import network_of
 from fastbp.optimizers import Adam, Optimizer
+from fastbp.recording import resume_run, run_archive
 from fastbp.run import Run
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import numpy.typing as npt
@@ -235,6 +239,9 @@ class Trainer(Generic[M]):
         validation_every: int = 1,
         health: bool | int = False,
         on_divergence: str | ReduceRate = "raise",
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: float = 60.0,
+        resume: bool = False,
     ) -> History:
         """Train for some epochs or steps more.
 
@@ -286,6 +293,16 @@ class Trainer(Generic[M]):
             What happens where a loss, a gradient or a parameter is not finite: an error; or back to the beginning of
             the epoch with the lowest training loss, where the fit ends with a RuntimeWarning ("restore"), or goes on
             with a tenth of the learning rate, three times at most ("reduce"). `history.divergences` records it.
+        checkpoint : path_like, optional
+            File in which the trainer is kept, as by `save`: now and then, and when the fit ends, however it ends. On
+            SIGTERM (in the main thread, unless your program handles it) the fit ends with ``SystemExit(143)``.
+        checkpoint_every : float, default 60.0
+            Seconds from one time to the next, > 0.
+        resume : bool, default False
+            Whether to go on from that file, if it is there, and to complete the fit that it is of: `epochs`,
+            `max_steps` and the seconds of `TimeLimit` count from where that began, and the result has the bits of a fit
+            that was never interrupted. The trainer must be made with the same options, but for its seed, and the data
+            must be the same.
 
         Returns
         -------
@@ -327,8 +344,45 @@ class Trainer(Generic[M]):
             validation_every=validation_every,
             health=health,
             on_divergence=on_divergence,
+            checkpoint=self._checkpoint_of(checkpoint, checkpoint_every, resume),
             trainer=self,
         )
+
+    def _checkpoint_of(
+        self, checkpoint: str | os.PathLike[str] | None, checkpoint_every: float, resume: bool
+    ) -> Checkpoint | None:
+        """Return the file of a fit, from which this trainer takes over what is there if it is to."""
+        every = checks.finite_float(checkpoint_every, "checkpoint_every", low=0.0, low_open=True)
+        if checkpoint is None:
+            if checks.flag(resume, "resume"):
+                raise ValueError("resume=True needs the file to go on from: pass its path as checkpoint")
+            return None
+        path = checks.path(checkpoint, "checkpoint")
+        resumes = checks.flag(resume, "resume") and path.exists()
+        run_archive(self._run, self._model.seed)  # whether it can be written at all
+        if resumes:
+            resume_run(self._run, archive.read(path))
+        return Checkpoint(partial(self.save, path), every, resumes)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trainer, with its model, to a file that `fastbp.load` reads: all that a pickle of it would hold.
+
+        The file is an uncompressed ``.npz`` without pickles. It is written as a whole or not at all: what was there
+        stays as it was if that fails.
+
+        Parameters
+        ----------
+        path : path_like
+            Taken as it is; the usual ending is ``.npz``.
+
+        Raises
+        ------
+        CheckpointError
+            If something cannot be written, such as a lambda for the learning rate; it says what helps.
+        OSError
+            Of the file system.
+        """
+        archive.write(checks.path(path, "path"), *run_archive(self._run, self._model.seed))
 
     def step(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
         """Take one optimizer step on this batch, all of it.

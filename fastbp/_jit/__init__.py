@@ -25,7 +25,7 @@ What is compiled in the main thread is not interrupted: see `uninterrupted`.
 """
 
 from fastbp._jit.adopt import adopt, is_compiled, reads
-from fastbp._jit.cache import cache_folder, cache_problem, digest
+from fastbp._jit.cache import cache_folder, cache_problem, digest, environment
 from fastbp._jit.compiler import CALLS_BY_C, Leaf, inline, kernel, leaf
 from fastbp._jit.ledger import compile_seconds, n_compiled
 from fastbp._jit.options import IS_PLAIN
@@ -39,6 +39,7 @@ __all__ = [
     "cache_problem",
     "compile_seconds",
     "digest",
+    "environment",
     "inline",
     "is_compiled",
     "kernel",

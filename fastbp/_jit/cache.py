@@ -81,6 +81,18 @@ def _find_folder() -> tuple[Path | None, str]:
 
 
 @functools.cache
+def environment() -> dict[str, str]:
+    """Return what bits may depend on beside the program: the compiler's versions, and the CPU target."""
+    name = llvmlite.binding.get_host_cpu_name() if config.CPU_NAME is None else config.CPU_NAME
+    features = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
+    return {
+        "Numba": numba.__version__,
+        "llvmlite": llvmlite.__version__,
+        "CPU target": f"{name} with features {hashlib.sha256(features.encode()).hexdigest()[:8]}",
+    }
+
+
+@functools.cache
 def digest() -> str:
     """Return the hash of all kernel sources, the compiler settings, the versions and the CPU target."""
     parts = [
