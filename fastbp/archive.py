@@ -7,6 +7,7 @@ of every other entry. Nothing is compressed, so that what a reader allocates is 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -14,6 +15,7 @@ import math
 import os
 import struct
 import zipfile
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -23,10 +25,10 @@ from numpy.lib import format as npy
 from fastbp.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["BROKEN", "Archive", "read", "write"]
+__all__ = ["Archive", "named", "read", "write"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -37,7 +39,7 @@ _MOST_HEADER = 4096  # bytes of an array's header
 _MOST_DEPTH = 40  # of a JSON value in another
 
 # Whatever reading a file that is broken may raise, in the libraries that read it.
-BROKEN = (
+_BROKEN = (
     zipfile.BadZipFile, zipfile.LargeZipFile, struct.error, EOFError, KeyError, IndexError, ValueError, TypeError,
     SyntaxError, OverflowError, RecursionError, NotImplementedError, RuntimeError, MemoryError, UnicodeError,
 )  # fmt: skip
@@ -92,6 +94,19 @@ def _description(array: Array) -> dict[str, Any]:
     return {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": digest}
 
 
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Let whatever is wrong with what a file says be a CheckpointError that names the file."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except (*_BROKEN, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a place before the file's beginning
+            raise
+        raise CheckpointError(f"{path} is no file of fastbp's, or damaged: {type(error).__name__}: {error}") from error
+
+
 def read(path: Path) -> Archive:
     """Read a file that `write` has written. Nothing larger than the file is allocated, whatever is in it.
 
@@ -104,15 +119,8 @@ def read(path: Path) -> Archive:
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        try:
-            with zipfile.ZipFile(file) as archive:
-                return _read(archive, size)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from None
-        except BROKEN as error:
-            raise CheckpointError(
-                f"{path} is no file of fastbp's, or damaged: {type(error).__name__}: {error}"
-            ) from error
+        with named(path), zipfile.ZipFile(file) as archive:
+            return _read(archive, size)
 
 
 def _read(archive: zipfile.ZipFile, size: int) -> Archive:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastbp import archive, checks
-from fastbp.errors import CheckpointError
 from fastbp.model import MLP
 from fastbp.recording import check_kind, network_from, run_from
 from fastbp.trainer import Trainer
@@ -59,12 +58,8 @@ def load(path: str | os.PathLike[str], custom: Mapping[str, object] | None = Non
     own = {} if custom is None else dict(custom)
     file = checks.path(path, "path")
     read = archive.read(file)
-    try:
+    with archive.named(file):
         return _made(read, own)
-    except CheckpointError as error:
-        raise CheckpointError(f"{file}: {error}") from None
-    except archive.BROKEN as error:
-        raise CheckpointError(f"{file} has a record that makes no sense: {type(error).__name__}: {error}") from error
 
 
 def _made(read: archive.Archive, custom: Mapping[str, object]) -> MLP | Trainer[MLP]:

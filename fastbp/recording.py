@@ -204,7 +204,8 @@ def resume_run(run: Run, archive: Archive) -> None:
         raise CheckpointError("the file is of a trainer without a fit to complete: use trainer = fastbp.load(path)")
     if other.fit_record.optimizer != run.optimizer:
         raise CheckpointError(
-            f"the file is of another run: its optimizer was {other.fit_record.optimizer!r}, and is {run.optimizer!r} here"
+            f"the file is of another run: the optimizer was {other.fit_record.optimizer!r}, "
+            f"here it is {run.optimizer!r}"
         )
     run.take_over(other)
 

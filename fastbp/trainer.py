@@ -361,7 +361,9 @@ class Trainer(Generic[M]):
         resumes = checks.flag(resume, "resume") and path.exists()
         run_archive(self._run, self._model.seed)  # whether it can be written at all
         if resumes:
-            resume_run(self._run, archive.read(path))
+            read = archive.read(path)
+            with archive.named(path):
+                resume_run(self._run, read)
         return Checkpoint(partial(self.save, path), every, resumes)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -25,6 +25,7 @@ NAMES = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "CheckpointError",
     "Convergence",
     "DivergenceError",
     "Dropout",
@@ -51,6 +52,7 @@ NAMES = [
     "callbacks",
     "check_gradient",
     "elementary",
+    "load",
     "losses",
     "precompile",
     "schedules",
@@ -58,7 +60,7 @@ NAMES = [
 ]
 SHAPING = "regularize=(), clip_norm=None, clip_value=None, ema=None, use_ema=False, rate_factors=None"
 RUN = """sample_weight=None, class_weight=None, callbacks=(), validation_split=None, validation_every=1, health=False,
-    on_divergence='raise'"""
+    on_divergence='raise', checkpoint=None, checkpoint_every=60.0, resume=False"""
 MLP = """sizes, activation="relu", output="identity", *, loss=None, init="auto", dtype="float32", seed=None"""
 MLP_FIT = f"""x, y, *, optimizer=Adam(), batch_size=32, epochs=100, max_steps=None, validation_data=None, stop=(),
     metrics=None, shuffle=True, drop_last=False, progress=False, threads=1, seed=None, {SHAPING}, {RUN}"""
@@ -80,6 +82,9 @@ ADAM = "learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8"
         (fastbp.Trainer, TRAINER),
         (fastbp.Trainer.fit, TRAINER_FIT),
         (fastbp.Trainer.step, "x, y, sample_weight=None"),
+        (fastbp.MLP.save, "path"),
+        (fastbp.Trainer.save, "path"),
+        (fastbp.load, "path, custom=None"),
         (fastbp.precompile, ""),
         (fastbp.show_versions, ""),
         (fastbp.SGD, "learning_rate=0.01, momentum=0.0, nesterov=False, weight_decay=0.0, decay_biases=False"),
