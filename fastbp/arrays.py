@@ -7,6 +7,7 @@ Data of a supported dtype is never copied, and what is checked is what the kerne
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -25,7 +26,14 @@ BoolArray: TypeAlias = npt.NDArray[np.bool_]
 _LABELS_HINT = ": number the classes, y = np.unique(y, return_inverse=True)[1]"
 
 
-def features(x: object, n_features: int, dtype: npt.DTypeLike, name: str = "x", allow_empty: bool = False) -> Array:
+def features(
+    x: object,
+    n_features: int,
+    dtype: npt.DTypeLike,
+    name: str = "x",
+    allow_empty: bool = False,
+    check_finite: bool = True,
+) -> Array:
     """Return `x` as an array of shape (n_samples, n_features) that kernels can read, without copying where it can.
 
     Parameters
@@ -41,6 +49,8 @@ def features(x: object, n_features: int, dtype: npt.DTypeLike, name: str = "x", 
         The argument's name, for messages.
     allow_empty : bool
         Whether zero samples are permitted.
+    check_finite : bool
+        Whether to look at every value.
 
     Returns
     -------
@@ -60,7 +70,8 @@ def features(x: object, n_features: int, dtype: npt.DTypeLike, name: str = "x", 
     if not allow_empty and given.shape[0] == 0:
         raise ValueError(f"{name} must have at least one sample, got shape {given.shape}")
     array = _readable(given)
-    _check_finite(array, given, np.dtype(dtype), name)
+    if check_finite:
+        _check_finite(array, given, np.dtype(dtype), name, columns=_column_names(x, n_features))
     return array
 
 
@@ -72,6 +83,7 @@ def targets(
     classes: bool,
     name: str = "y",
     permitted: str | None = None,
+    check_finite: bool = True,
 ) -> tuple[Array, bool]:
     """Return `y` as labels of shape (n_samples,) or values of shape (n_samples, n_out), and whether it is labels.
 
@@ -94,6 +106,8 @@ def targets(
         The argument's name, for messages.
     permitted : {"fractions", "counts", "signs"}, optional
         Whether values must lie in [0, 1] (binary cross-entropy), be no less than 0 (Poisson), or be -1 or 1 (hinge).
+    check_finite : bool
+        As for `features`.
 
     Returns
     -------
@@ -118,7 +132,8 @@ def targets(
     if given.shape != (n_samples, n_out):
         raise ValueError(f"{name} must have shape {_target_shapes(n_out, classes)}, got {given.shape}")
     array = _readable(given)
-    _check_finite(array, given, np.dtype(dtype), name)
+    if check_finite:
+        _check_finite(array, given, np.dtype(dtype), name, columns=_column_names(y, n_out))
     if classes:
         _check_probabilities(array, name)
     elif permitted is not None:
@@ -210,22 +225,61 @@ def _own_view(values: object, name: str, hint_kinds: str = "") -> Array:
     hint_kinds : kinds of dtypes that are labels of classes, not yet numbered.
     """
     try:
-        array = values if type(values) is np.ndarray else np.asanyarray(values)
+        array = values if type(values) is np.ndarray else _array_of(values)
     except ValueError as error:
         raise ValueError(f"{name} must be convertible to an array of numbers: {error}") from error
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, RuntimeError, BufferError) as error:
         raise TypeError(f"{name} must be convertible to an array of numbers: {error}") from error
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array: fill or drop its masked values first")
     array = _base_view(array)
     if array.dtype.kind not in "biuf":
-        hint = ": convert it, with .to_numpy(float) or .toarray() where it has these" if array.dtype == object else ""
+        hint = _hint_for_objects(values) if array.dtype == object else ""
         if values is None:
             hint = ", as it is None"
         elif array.dtype.kind in hint_kinds:
             hint = _LABELS_HINT
         raise TypeError(f"{name} must have a bool, integer or floating dtype, got {array.dtype}{hint}")
     return array
+
+
+def _array_of(values: Any) -> Any:
+    """Return an array, of frames with missing values and of tensors that only DLPack hands on too.
+
+    Columns of pandas that may hold NA come as objects; as floats they have NaN there, which the check of values names.
+    """
+    if hasattr(values, "__dlpack__") and not hasattr(values, "__array__"):
+        return np.from_dlpack(values)
+    array = np.asanyarray(values)
+    if array.dtype == object and hasattr(values, "to_numpy") and not _text_columns(values):
+        with suppress(TypeError, ValueError):
+            return values.to_numpy(dtype=np.float64, na_value=np.nan)
+    return array
+
+
+def _text_columns(frame: Any) -> list[str]:
+    """Return the columns of a pandas frame, or of a series, that hold no numbers."""
+    columns = frame.columns if hasattr(frame, "columns") else [getattr(frame, "name", None)]
+    dtypes = frame.dtypes if hasattr(frame, "columns") else [frame.dtype]
+    return [
+        str(name) for name, dtype in zip(columns, dtypes, strict=False) if getattr(dtype, "kind", "O") not in "biuf"
+    ]
+
+
+def _hint_for_objects(values: Any) -> str:
+    """Return what helps where an array came out as one of objects."""
+    texts = _text_columns(values) if hasattr(values, "columns") and hasattr(values, "dtypes") else []
+    if texts:
+        return f": make numbers of {', '.join(map(repr, texts[:5]))}, or leave them out"
+    return ": convert it, with .to_numpy(float) or .toarray() where it has these"
+
+
+def _column_names(values: Any, n_columns: int) -> list[str] | None:
+    """Return the names of a frame's columns, None where there are none."""
+    names = getattr(values, "columns", None)
+    if names is None or type(values) is np.ndarray or len(names) != n_columns:
+        return None
+    return [repr(name) for name in names]
 
 
 def _readable(given: Array) -> Array:
@@ -239,8 +293,13 @@ def _readable(given: Array) -> Array:
         return given.astype(native).view()  # a view: nobody gets at its owner through `base`
 
 
-def _check_finite(array: Array, given: Array, dtype: np.dtype[Any], name: str, what: str = "row") -> None:
-    """Check that every value of `array` is finite once it is cast to `dtype`; errors show what was `given`."""
+def _check_finite(
+    array: Array, given: Array, dtype: np.dtype[Any], name: str, what: str = "row", columns: list[str] | None = None
+) -> None:
+    """Check that every value of `array` is finite once it is cast to `dtype`; errors show what was `given`.
+
+    columns : their names, for the error.
+    """
     if array.dtype.kind != "f":
         return
 
@@ -254,7 +313,23 @@ def _check_finite(array: Array, given: Array, dtype: np.dtype[Any], name: str, w
     if index is not None:
         problem = f"be within the range of {dtype}" if np.isfinite(given[index]) else "be finite"
         # As a string: the format of a longdouble goes through a Python float, in which it may be infinite.
-        raise ValueError(f"{name} must {problem}, got {given[index]!s} in {what} {index[0]}")
+        got = f"{name} must {problem}, got {given[index]!s} in {what} {index[0]}"
+        raise ValueError(got + (_missing(array, index, columns) if np.isnan(given[index]) else ""))
+
+
+def _missing(array: Array, index: tuple[int, ...], columns: list[str] | None) -> str:
+    """Return in words in which column a value is missing, and how many are."""
+    if array.ndim == 1 or array.shape[1] == 1:
+        n_missing = int(np.isnan(array).sum())
+        return f": {n_missing} of {array.shape[0]} values are missing; fill them, or leave their samples out"
+    column = index[1]
+    n_missing, n_columns = int(np.isnan(array[:, column]).sum()), int(np.isnan(array).any(axis=0).sum())
+    named = f"column {column}" if columns is None else f"column {columns[column]}"
+    others = "" if n_columns == 1 else f", and values are missing in {n_columns - 1} other columns"
+    return (
+        f", {named}, where {n_missing} of {array.shape[0]} values are missing{others}; fill them, or leave their "
+        "samples or columns out"
+    )
 
 
 def _labels(given: Array, n_out: int, name: str) -> Array:

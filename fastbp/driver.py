@@ -97,7 +97,7 @@ class Dealing(NamedTuple):
 
     batch_size: int
     epoch_size: int
-    shuffle: bool = False
+    shuffle: int = 0  # as in `sample_order`
     seed: int = 0  # of 64 bits, with a sign
     last_epoch: int = NO_LIMIT
 

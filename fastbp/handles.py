@@ -53,7 +53,7 @@ class Learning(NamedTuple):
     buffers: Buffers
     positions: npt.NDArray[np.void]
     batch_size: int | None
-    shuffle: bool
+    shuffle: bool | int
     drop_last: bool
     seed: int
     rates: float | npt.NDArray[np.float64]

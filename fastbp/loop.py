@@ -105,7 +105,8 @@ class Loop:
     callbacks : Callbacks
     batch_size : int
         At most the number of samples.
-    shuffle, drop_last : bool
+    shuffle : bool or int
+    drop_last : bool
     seed : int
     threads : int or "auto"
     health_every : int
@@ -129,7 +130,7 @@ class Loop:
         callbacks: Callbacks,
         *,
         batch_size: int,
-        shuffle: bool,
+        shuffle: bool | int,
         drop_last: bool,
         seed: int,
         threads: int | str,
@@ -168,7 +169,8 @@ class Loop:
         self._dealing = dealing = Dealing(
             batch_size,
             n_samples // batch_size * batch_size if drop_last else n_samples,
-            shuffle and batch_size < n_samples,  # of all samples, any order has the same mean
+            # Of all samples, any order has the same mean; a window of all is none.
+            0 if batch_size == n_samples else int(shuffle) if shuffle < n_samples else 1,
             seed - 2**64 if seed >= 2**63 else seed,
             last_epoch,
         )

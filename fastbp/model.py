@@ -225,7 +225,7 @@ class MLP:
         validation_data: tuple[npt.ArrayLike, ...] | None = None,
         stop: StopRule | Iterable[StopRule] = (),
         metrics: Mapping[str, Callable[..., float]] | None = None,
-        shuffle: bool = True,
+        shuffle: bool | int = True,
         drop_last: bool = False,
         progress: bool = False,
         threads: int | str = 1,
@@ -246,6 +246,7 @@ class MLP:
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: float = 60.0,
         resume: bool = False,
+        check_finite: bool = True,
     ) -> History:
         """Train from the present parameters, with a fresh optimizer and history.
 
@@ -290,6 +291,7 @@ class MLP:
             checkpoint=checkpoint,
             checkpoint_every=checkpoint_every,
             resume=resume,
+            check_finite=check_finite,
         )
 
     def predict(

@@ -108,17 +108,18 @@ class Network:
         sample_weight: npt.ArrayLike | None = None,
         class_weight: Mapping[int, float] | str | None = None,
         may_weigh_nothing: bool = False,
+        check_finite: bool = True,
     ) -> Data:
         """Check features, targets and perhaps weights, and return them in the form that the kernels read.
 
-        may_weigh_nothing : whether the weights may all be 0.
+        may_weigh_nothing : whether the weights may all be 0. check_finite : whether to look at every value of x and y.
 
         Raises
         ------
         TypeError, ValueError
             Naming the argument, what was expected and what was passed.
         """
-        features = arrays.features(x, self.n_in, self.architecture.dtype, name=names[0])
+        features = arrays.features(x, self.n_in, self.architecture.dtype, name=names[0], check_finite=check_finite)
         targets, is_labels = arrays.targets(
             y,
             features.shape[0],
@@ -127,6 +128,7 @@ class Network:
             classes=self.targets == LABELS,
             permitted=_PERMITTED.get(self.targets),
             name=names[1],
+            check_finite=check_finite,
         )
         weights = None if sample_weight is None else arrays.weights(sample_weight, len(features), names[2])
         if weights is not None and not may_weigh_nothing:

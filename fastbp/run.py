@@ -70,7 +70,7 @@ class Run:
         *,
         optimizer: Optimizer,
         batch_size: int | None,
-        shuffle: bool,
+        shuffle: bool | int,
         drop_last: bool,
         threads: int | str,
         seed: int | None,
@@ -84,7 +84,7 @@ class Run:
         self.network = network
         optimizer = check_optimizer(optimizer, network.architecture.dtype)
         self._batch_size = None if batch_size is None else checks.positive_int(batch_size, "batch_size")
-        self._shuffle = checks.flag(shuffle, "shuffle")
+        self._shuffle = _checked_shuffle(shuffle)
         self._drop_last = checks.flag(drop_last, "drop_last")
         self._threads = checked_threads(threads)
         self.seed = checks.seed_of(seed)
@@ -194,10 +194,14 @@ class Run:
         health: bool | int,
         on_divergence: str | ReduceRate,
         checkpoint: Checkpoint | None,
+        check_finite: bool,
         trainer: object,
     ) -> History:
         """Train for some epochs or steps more, as `Trainer.fit`. trainer : for the callbacks."""
-        data = self.network.checked_data(x, y, sample_weight=sample_weight, class_weight=class_weight)
+        looks = checks.flag(check_finite, "check_finite")
+        data = self.network.checked_data(
+            x, y, sample_weight=sample_weight, class_weight=class_weight, check_finite=looks
+        )
         functions = Callbacks(check_callbacks(callbacks), trainer)
         rules = check_rules(stop)
         limits = Limits(
@@ -207,7 +211,7 @@ class Run:
         )
         every = checks.positive_int(validation_every, "validation_every")
         health_every, recovery = _health_every(health), check_on_divergence(on_divergence)
-        held_out = self._checked_validation(validation_data)
+        held_out = self._checked_validation(validation_data, looks)
         if validation_split is not None:
             data, held_out = self._split(data, validation_split, held_out)
         validation = self._validation(held_out, check_metrics(metrics), rules, every)
@@ -454,7 +458,7 @@ class Run:
         if is_last:
             self.network.history = self.history
 
-    def _checked_validation(self, validation_data: tuple[npt.ArrayLike, ...] | None) -> Data | None:
+    def _checked_validation(self, validation_data: tuple[npt.ArrayLike, ...] | None, check_finite: bool) -> Data | None:
         """Return the user's validation data, checked."""
         if validation_data is None:
             return None
@@ -467,7 +471,7 @@ class Run:
         x, y = validation_data[:2]
         weights = validation_data[2] if len(validation_data) == 3 else None
         names = "validation_data[0]", "validation_data[1]", "validation_data[2]"
-        return self.network.checked_data(x, y, names, weights)
+        return self.network.checked_data(x, y, names, weights, check_finite=check_finite)
 
     def _split(self, data: Data, fraction: float, held_out: Data | None) -> tuple[Data, Data]:
         """Return what is left of the data, and what is left out to validate with."""
@@ -536,6 +540,16 @@ def _with_decay(shaping: Shaping, optimizer: Optimizer, network: Network) -> Sha
         for layer in shaping.layers or (LayerShaping(),) * network.architecture.layout.n_layers
     ]
     return shaping._replace(layers=tuple(layers))
+
+
+def _checked_shuffle(shuffle: object) -> bool | int:
+    """Return whether to shuffle, or the length of the windows."""
+    if isinstance(shuffle, (bool, np.bool_)):
+        return bool(shuffle)
+    length = checks.positive_int(shuffle, "shuffle, if it is no bool,")
+    if length < 2:
+        raise ValueError("shuffle must be a bool, or the length of a window, 2 or more, got 1")
+    return length
 
 
 def _health_every(health: object) -> int:

@@ -45,8 +45,10 @@ class Trainer(Generic[M]):
     optimizer : Optimizer, default Adam()
     batch_size : int or None, default 32
         Samples of a step; None is all samples (batch gradient descent). At most the number of samples is used.
-    shuffle : bool, default True
-        Whether each epoch takes the samples in a new random order.
+    shuffle : bool or int, default True
+        Whether each epoch takes the samples in a new random order. A number is the length of windows of samples that
+        lie side by side: these are taken in a new random order, and the samples of each. So what is read from a disk
+        comes in long pieces.
     drop_last : bool, default False
         Whether to leave out the last, smaller batch of an epoch.
     threads : int or "auto", default 1
@@ -124,7 +126,7 @@ class Trainer(Generic[M]):
         *,
         optimizer: Optimizer = Adam(),  # noqa: B008 - frozen
         batch_size: int | None = 32,
-        shuffle: bool = True,
+        shuffle: bool | int = True,
         drop_last: bool = False,
         threads: int | str = 1,
         seed: int | None = None,
@@ -242,6 +244,7 @@ class Trainer(Generic[M]):
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: float = 60.0,
         resume: bool = False,
+        check_finite: bool = True,
     ) -> History:
         """Train for some epochs or steps more.
 
@@ -303,6 +306,9 @@ class Trainer(Generic[M]):
             `max_steps` and the seconds of `TimeLimit` count from where that began, and the result has the bits of a fit
             that was never interrupted. The trainer must be made with the same options, but for its seed, and the data
             must be the same.
+        check_finite : bool, default True
+            Whether to look through x, y and the validation data for NaN and infinities before the first step. Without,
+            such a value shows as a divergence, or not at all.
 
         Returns
         -------
@@ -345,6 +351,7 @@ class Trainer(Generic[M]):
             health=health,
             on_divergence=on_divergence,
             checkpoint=self._checkpoint_of(checkpoint, checkpoint_every, resume),
+            check_finite=check_finite,
             trainer=self,
         )
 

@@ -225,7 +225,8 @@ def _deal_out(learner, dealing, cursor, totals, n):
     batch_size = n if learner.batch_size == 0 else min(learner.batch_size, n)
     dealing.batch_size = batch_size
     dealing.epoch_size = n // batch_size * batch_size if learner.drop_last != 0 else n
-    dealing.shuffle = 1 if learner.shuffle != 0 and batch_size < n else 0
+    window = learner.shuffle if learner.shuffle < n else 1  # as in `Loop`
+    dealing.shuffle = window if batch_size < n else 0
     dealing.seed = learner.seed
     dealing.last_epoch = dealing.budget = _NO_LIMIT
     if cursor.position >= dealing.epoch_size:

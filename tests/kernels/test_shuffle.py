@@ -109,3 +109,42 @@ def test_sample_order_all_permutations_of_four_rows_are_equally_frequent():
     counts = np.unique(orders @ [64, 16, 4, 1], return_counts=True)[1]
     assert counts.size == 24
     assert np.abs(counts - 1000).max() < 6 * np.sqrt(1000)
+
+
+@given(
+    n_rows=st.integers(1, 3000),
+    window=st.integers(2, 700),
+    seed=st.integers(-(2**63), 2**63 - 1),
+    epoch=st.integers(0, 2**40),
+    data=st.data(),
+)
+@settings(max_examples=100)
+def test_windows_are_permuted_and_each_in_itself(n_rows, window, seed, epoch, data):
+    whole = order(n_rows, seed=seed, epoch=epoch, shuffle=window)
+    np.testing.assert_array_equal(np.sort(whole), np.arange(n_rows))
+    for start in range(0, n_rows, window):
+        rows = np.sort(whole[start : start + window])
+        np.testing.assert_array_equal(rows, rows[0] + np.arange(rows.size))
+        assert rows[0] % window == 0
+    start = data.draw(st.integers(0, n_rows - 1))
+    n = data.draw(st.integers(1, n_rows - start))
+    np.testing.assert_array_equal(order(n_rows, start, n, seed, epoch, window), whole[start : start + n])
+
+
+def test_windows_and_the_rows_of_each_come_in_all_orders():
+    first = np.array([order(40, epoch=epoch, shuffle=10) for epoch in range(2000)])
+    windows = np.bincount(first[:, 0] // 10, minlength=4)
+    places = np.bincount(first[:, 0] % 10, minlength=10)
+    assert abs(windows - 500).max() < 100  # some five standard deviations
+    assert abs(places - 200).max() < 70
+    inside = {tuple(rows[:10] % 10) for rows in first}
+    assert len(inside) > 1990  # a window's order is its own in each epoch
+
+
+@needs_guard_pages
+@pytest.mark.parametrize("at_start", [False, True])
+def test_windows_write_whole_vectors_and_no_more(at_start):
+    for n in range(1, 40):
+        rows = guarded(np.full(-(-n // WIDTH) * WIDTH, -1, np.int64), at_start)
+        call(sample_order, DTYPE, rows, 3, n, 100, 7, 7, 1)
+        assert (rows[:n] >= 0).all()
