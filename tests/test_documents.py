@@ -30,6 +30,7 @@ def run(arguments, folder):
 def test_python_blocks_of_a_document_run_one_after_the_other(document, tmp_path):
     pytest.importorskip("scipy")
     pytest.importorskip("matplotlib")
+    pytest.importorskip("pandas")
     blocks = BLOCK.findall(document.read_text())
     assert blocks
     (tmp_path / "program.py").write_text("\n".join(blocks))
