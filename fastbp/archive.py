@@ -69,7 +69,10 @@ def write(path: Path, record: Mapping[str, Any], arrays: Mapping[str, Array]) ->
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         with beside.open("wb") as file:
-            np.savez(file, allow_pickle=False, **{name: np.ascontiguousarray(each) for name, each in entries.items()})
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                for name, array in entries.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                        npy.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
