@@ -13,6 +13,7 @@ import io
 import json
 import math
 import os
+import stat
 import struct
 import zipfile
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ _MOST_DEPTH = 40  # of a JSON value in another
 # Whatever reading a file that is broken may raise, in the libraries that read it.
 _BROKEN = (
     zipfile.BadZipFile, zipfile.LargeZipFile, struct.error, EOFError, KeyError, IndexError, ValueError, TypeError,
-    SyntaxError, OverflowError, RecursionError, NotImplementedError, RuntimeError, MemoryError, UnicodeError,
+    SyntaxError, OverflowError, RecursionError, NotImplementedError, MemoryError, UnicodeError, AttributeError,
 )  # fmt: skip
 
 
@@ -55,10 +56,13 @@ class Archive(NamedTuple):
 def write(path: Path, record: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
     """Write a file: as a whole, or not at all, and then what was there stays as it was.
 
-    It is written beside its place, brought to the disk, and renamed; then the folder is brought to the disk too.
+    It is written beside its place, brought to the disk, and renamed; then the folder is brought to the disk too. A link
+    is followed, and the rights of a file that was there stay.
 
     Raises
     ------
+    CheckpointError
+        If there is something else than a file.
     OSError
         Of the file system: no such folder, no right to write, a full disk.
     """
@@ -66,6 +70,9 @@ def write(path: Path, record: Mapping[str, Any], arrays: Mapping[str, Array]) ->
     text = json.dumps({**record, "arrays": described}, allow_nan=False, indent=1).encode()
     digest = np.frombuffer(hashlib.sha256(text).digest(), np.uint8)
     entries = {**arrays, _RECORD: np.frombuffer(text, np.uint8), _DIGEST: digest}
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is no file that could be replaced")
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         with beside.open("wb") as file:
@@ -73,6 +80,8 @@ def write(path: Path, record: Mapping[str, Any], arrays: Mapping[str, Array]) ->
                 for name, array in entries.items():
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
                         npy.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
+            if path.exists():
+                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

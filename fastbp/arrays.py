@@ -234,7 +234,7 @@ def _own_view(values: object, name: str, hint_kinds: str = "") -> Array:
         raise TypeError(f"{name} must not be a masked array: fill or drop its masked values first")
     array = _base_view(array)
     if array.dtype.kind not in "biuf":
-        hint = _hint_for_objects(values) if array.dtype == object else ""
+        hint = ": convert it, with .to_numpy(float) or .toarray() where it has these" if array.dtype == object else ""
         if values is None:
             hint = ", as it is None"
         elif array.dtype.kind in hint_kinds:
@@ -250,28 +250,26 @@ def _array_of(values: Any) -> Any:
     """
     if hasattr(values, "__dlpack__") and not hasattr(values, "__array__"):
         return np.from_dlpack(values)
+    if hasattr(values, "columns") and (names := _text_columns(values)):
+        raise TypeError(f"make numbers of {', '.join(map(repr, names[:5]))}, or leave them out")
     array = np.asanyarray(values)
-    if array.dtype == object and hasattr(values, "to_numpy") and not _text_columns(values):
+    if array.dtype == object and hasattr(values, "to_numpy"):
         with suppress(TypeError, ValueError):
             return values.to_numpy(dtype=np.float64, na_value=np.nan)
     return array
 
 
 def _text_columns(frame: Any) -> list[str]:
-    """Return the columns of a pandas frame, or of a series, that hold no numbers."""
-    columns = frame.columns if hasattr(frame, "columns") else [getattr(frame, "name", None)]
-    dtypes = frame.dtypes if hasattr(frame, "columns") else [frame.dtype]
-    return [
-        str(name) for name, dtype in zip(columns, dtypes, strict=False) if getattr(dtype, "kind", "O") not in "biuf"
-    ]
+    """Return the columns of a frame that hold no numbers: texts, dates, lists."""
+    dtypes = getattr(frame, "dtypes", ())
+    return [str(name) for name, dtype in zip(frame.columns, dtypes, strict=False) if not _is_number(dtype)]
 
 
-def _hint_for_objects(values: Any) -> str:
-    """Return what helps where an array came out as one of objects."""
-    texts = _text_columns(values) if hasattr(values, "columns") and hasattr(values, "dtypes") else []
-    if texts:
-        return f": make numbers of {', '.join(map(repr, texts[:5]))}, or leave them out"
-    return ": convert it, with .to_numpy(float) or .toarray() where it has these"
+def _is_number(dtype: Any) -> bool:
+    """Return whether a column's dtype, of pandas or polars, is one of numbers or truth values."""
+    if hasattr(dtype, "is_numeric"):
+        return bool(dtype.is_numeric()) or str(dtype) == "Boolean"
+    return getattr(dtype, "kind", "O") in "biuf"
 
 
 def _column_names(values: Any, n_columns: int) -> list[str] | None:
@@ -314,7 +312,11 @@ def _check_finite(
         problem = f"be within the range of {dtype}" if np.isfinite(given[index]) else "be finite"
         # As a string: the format of a longdouble goes through a Python float, in which it may be infinite.
         got = f"{name} must {problem}, got {given[index]!s} in {what} {index[0]}"
-        raise ValueError(got + (_missing(array, index, columns) if np.isnan(given[index]) else ""))
+        if np.isnan(given[index]):
+            got += _missing(array, index, columns)
+        elif array.ndim == 2 and array.shape[1] > 1:
+            got += f", {_named(index[1], columns)}"
+        raise ValueError(got)
 
 
 def _missing(array: Array, index: tuple[int, ...], columns: list[str] | None) -> str:
@@ -324,12 +326,16 @@ def _missing(array: Array, index: tuple[int, ...], columns: list[str] | None) ->
         return f": {n_missing} of {array.shape[0]} values are missing; fill them, or leave their samples out"
     column = index[1]
     n_missing, n_columns = int(np.isnan(array[:, column]).sum()), int(np.isnan(array).any(axis=0).sum())
-    named = f"column {column}" if columns is None else f"column {columns[column]}"
+    named = _named(column, columns)
     others = "" if n_columns == 1 else f", and values are missing in {n_columns - 1} other columns"
     return (
         f", {named}, where {n_missing} of {array.shape[0]} values are missing{others}; fill them, or leave their "
         "samples or columns out"
     )
+
+
+def _named(column: int, columns: list[str] | None) -> str:
+    return f"column {column}" if columns is None else f"column {columns[column]}"
 
 
 def _labels(given: Array, n_out: int, name: str) -> Array:

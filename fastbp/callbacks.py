@@ -200,7 +200,10 @@ class JSONLog(_Log):
         return json.dumps(finite) + "\n"
 
     def _kept(self, lines: list[str], record: dict[str, float]) -> list[str]:
-        return [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] < record["epoch"]]
+        try:
+            return [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] < record["epoch"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.path} is no log of epochs: {type(error).__name__}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -224,6 +227,9 @@ class TensorBoardLog:
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", Path(self.folder))
         object.__setattr__(self, "_make", _summary_writer())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.folder,)
 
     def __call__(self, trainer: Any, record: dict[str, float]) -> None:  # noqa: ARG002 - a callback gets both
         """Write the epoch's scalars."""

@@ -85,6 +85,8 @@ class Finding:
         The step from which on it is there.
     text, remedy : str
         What is wrong, and what usually helps.
+    is_note : bool
+        Whether it is worth knowing, but does no harm.
     """
 
     illness: str
@@ -92,16 +94,17 @@ class Finding:
     since: int
     text: str
     remedy: str
+    is_note: bool = False
 
     def __str__(self) -> str:
-        return (
-            f"{self.illness.capitalize()}, since step {self.since}: {self.text}\n    What usually helps: {self.remedy}"
-        )
+        note = "Note: " if self.is_note else ""
+        illness = self.illness if note else self.illness.capitalize()
+        return f"{note}{illness}, since step {self.since}: {self.text}\n    What usually helps: {self.remedy}"
 
 
 @dataclass(frozen=True)
 class HealthReport:
-    """What `Health.report` says; print it. It is true if nothing is wrong.
+    """What `Health.report` says; print it. It is true if nothing is wrong, notes aside.
 
     Attributes
     ----------
@@ -122,14 +125,12 @@ class HealthReport:
     last_step: int
 
     def __bool__(self) -> bool:
-        return not self.findings
+        return all(finding.is_note for finding in self.findings)
 
     def __str__(self) -> str:
-        if not self.n_records:
-            return "No step was looked at."
-        if not self.findings:
-            return f"Nothing is wrong in the {self.n_records} steps looked at, up to step {self.last_step}."
-        return "\n".join(map(str, self.findings))
+        steps = f"the {self.n_records} steps looked at, up to step" if self.n_records > 1 else "the one step looked at,"
+        lines = [f"Nothing is wrong in {steps} {self.last_step}."] if self and self.n_records else []
+        return "\n".join([*lines, *map(str, self.findings)]) or "No step was looked at."
 
 
 def diagnose(record: Record) -> HealthReport:
@@ -137,7 +138,7 @@ def diagnose(record: Record) -> HealthReport:
     findings = [*_of_data(record.data), *_exploding(record)]
     if record.n_records:
         findings += [*_vanishing(record), *_dead(record), *_saturated(record)]
-    if record.n_records >= _PERSISTENT and not findings:  # or else the rate is not to blame
+    if record.n_records >= _PERSISTENT and all(each.is_note for each in findings):  # or else the rate is not to blame
         findings += [*_rate_too_small(record), *_rate_too_large(record)]
     last_step = int(record.step[-1]) if record.n_records else 0
     return HealthReport(tuple(findings), record.n_records, last_step)
@@ -161,7 +162,8 @@ def _of_data(data: DataFacts) -> Iterable[Finding]:
     """Find columns without information, and data of an unusual size."""
     if data.constant:
         text = f"{_named('column', data.constant)} of x {_have(data.constant)} one value in all samples."
-        yield Finding("constant input", None, 0, text, "leave it out, or look for what went wrong where it was made.")
+        remedy = "leave it out, or look for what went wrong where it was made."
+        yield Finding("constant input", None, 0, text, remedy, is_note=True)
     varying = [column for index, column in enumerate(data.x) if index not in data.constant]
     large = [index for index, column in enumerate(data.x) if column.root_mean_square > _LARGE_INPUT]
     remedy = "subtract each column's mean and divide by its standard deviation."
@@ -169,7 +171,7 @@ def _of_data(data: DataFacts) -> Iterable[Finding]:
         most = max(column.root_mean_square for column in data.x)
         text = f"{_named('column', large)} of x {_have(large)} values of the size of {most:.3g}; about 1 is wanted."
         yield Finding("unscaled inputs", None, 0, text, remedy)
-    elif varying and max(column.spread for column in varying) < _SMALL:
+    elif 0.0 < max((column.spread for column in varying), default=0.0) < _SMALL:
         most = max(column.spread for column in varying)
         text = f"no column of x has a standard deviation above {most:.3g}; about 1 is wanted."
         yield Finding("unscaled inputs", None, 0, text, remedy)
@@ -242,8 +244,9 @@ def _vanishing(record: Record) -> Iterable[Finding]:
 
 
 # A. Karpathy, CS231n, "Neural networks part 1" (Stanford): as much as 40 % of a network can be dead where the learning
-# rate is too high. L. Lu et al., "Dying ReLU and initialization" (2020), on how that comes to be.
-_DEAD = 0.4
+# rate is too high; but small ones that do well have been seen with half. L. Lu et al., "Dying ReLU and initialization"
+# (2020), on how that comes to be.
+_DEAD = 0.6
 
 
 def _dead(record: Record) -> Iterable[Finding]:
@@ -283,21 +286,22 @@ def _rate_too_large(record: Record) -> Iterable[Finding]:
     """Find a loss that is no better than at the start, once nothing else explains it."""
     half = record.n_records // 2
     loss, first = record.loss[half:].mean(), record.loss[0]
-    if loss >= first:
+    if loss >= first and record.step[0] == 0:
         text = f"the loss, {first:.3g} at first, is {loss:.3g} on average in the second half."
         remedy = "a learning rate a third or a tenth as large (trainer.find_learning_rate), a warm-up, clip_norm=1.0."
         yield Finding("learning rate too large", None, int(record.step[half]), text, remedy)
 
 
 # A. Karpathy, CS231n, "Neural networks part 3" (Stanford): an update should be some 1e-3 of the weights. From a tenth
-# of that on it is slow.
-_SLOW = 1e-4
+# of that on it is slow; but not where a tenth of the first loss is all that is left.
+_SLOW, _DONE = 1e-4, 0.1
 
 
 def _rate_too_small(record: Record) -> Iterable[Finding]:
     """Find updates that hardly move the weights from the beginning on."""
-    ratio = np.median(record.update_ratio[: max(_PERSISTENT, record.n_records // 4)].max(axis=1))
-    if ratio < _SLOW:
+    quarter = max(_PERSISTENT, record.n_records // 4)
+    ratio = np.median(record.update_ratio[:quarter].max(axis=1))
+    if ratio < _SLOW and record.loss[-quarter:].mean() > _DONE * record.loss[0]:
         text = f"a step changes the weights of no layer by more than {ratio:.1e} of their size; 1e-3 is usual."
         remedy = "a learning rate ten or a hundred times as large: trainer.find_learning_rate(x, y).plot()."
         yield Finding("learning rate too small", None, int(record.step[0]), text, remedy)

@@ -479,6 +479,9 @@ def _cure_of_divergence(params: Array, data: Data) -> str:
     if not np.isfinite(params).all():
         return "they are not finite themselves"
     sizes = {"targets": 0.0 if data.is_labels else _largest(data.y), "inputs": _largest(data.x)}
+    for name, size in sizes.items():
+        if not math.isfinite(size):
+            return f"the {name} hold NaN or infinities themselves"
     name = max(sizes, key=lambda which: sizes[which])
     if sizes[name] >= _LARGE:
         return f"the {name} are as large as {sizes[name]:.3g}: scale them to about 1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,15 +21,15 @@ TERMINATED = "SIGTERM"  # a stop reason
 class FitRecord(NamedTuple):
     """How a fit began, and whether it has ended by itself.
 
-    seconds : of training before this process took over. data : fingerprint of the training data. optimizer : at the
-    beginning, whatever callbacks have done to its rate since. has_ended : by a stop rule or a callback; limits of
-    epochs and steps may be raised.
+    seconds : of training before this process took over. data : fingerprints of x, y, the weights and the validation
+    data, or "". optimizer : at the beginning, whatever callbacks have done to its rate since. has_ended : by a stop
+    rule or a callback; limits of epochs and steps may be raised.
     """
 
     first_step: int
     first_epoch: int
     seconds: float
-    data: str
+    data: tuple[str, ...]
     optimizer: Optimizer
     has_ended: bool = False
 
@@ -43,12 +43,12 @@ class Checkpoint:
         Writes the file.
     every : float
         Seconds from one time to the next.
-    resumes : bool
-        Whether the fit goes on from the file.
+    resumed : Run, optional
+        The run in the file, if the fit goes on from it.
     """
 
-    def __init__(self, save: Callable[[], None], every: float, resumes: bool) -> None:
-        self.save, self.resumes = save, resumes
+    def __init__(self, save: Callable[[], None], every: float, resumed: Any) -> None:
+        self.save, self.resumed = save, resumed
         self._every, self._last = every, time.perf_counter()
         self.is_terminated = self.has_failed = False
         self._handles = False

@@ -51,7 +51,7 @@ class Health:
         on both sides (sigmoid, tanh, hard_tanh); NaN for others. Flat is where the slope is below a twentieth of the
         largest.
     data : DataFacts
-        Of the data of the first fit that was watched.
+        Of the data of the last fit that was watched.
     first_non_finite : (int, int or None) or None
         Step and layer of the first divergence.
 
@@ -67,7 +67,7 @@ class Health:
     """
 
     def __init__(self, layers: tuple[LayerFacts, ...], data: DataFacts) -> None:
-        self.layers, self.data = layers, data
+        self.layers, self.data, self.source = layers, data, b""
         self.first_non_finite: tuple[int, int | None] | None = None
         self._length = 0
         self._steps = np.empty(16, np.int64)

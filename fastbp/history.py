@@ -153,10 +153,18 @@ class History:
             given = rows.get(name)
             self._columns[name] = np.full(self._length, np.nan) if given is None else owned(given, _dtype_of(name))
 
-    def watch(self, facts: Callable[[], tuple[tuple[LayerFacts, ...], DataFacts]]) -> None:
-        """Begin a record of health, by facts of the layers and the data, or go on with the one that there is."""
+    def watch(self, layers: tuple[LayerFacts, ...], source: bytes, facts: Callable[[], DataFacts]) -> None:
+        """Begin a record of health, or go on with the one that there is, on data that lie at this source."""
         if self.health is None:
-            self.health = Health(*facts())
+            self.health = Health(layers, facts())
+        elif self.health.source != source:
+            self.health.data = facts()
+        self.health.source = source
+
+    def forget_divergence(self) -> None:
+        """Let a divergence from which the run has gone back not be one of its health."""
+        if self.health is not None:
+            self.health.first_non_finite = None
 
     def cut(self, n_epochs: int, n_steps: int) -> None:
         """Forget what came after so many epochs and steps: the run has gone back there."""

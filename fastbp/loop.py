@@ -180,7 +180,8 @@ class Loop:
             program, buffers, rule, position, data, dealing, records, memory.table, look_every, health_every
         )
         if watches:
-            history.watch(lambda: (layer_facts(network.architecture), data_facts(network, data)))
+            source = data.source().tobytes()  # its facts are looked for once
+            history.watch(layer_facts(network.architecture), source, lambda: data_facts(network, data))
 
     @property
     def has_begun(self) -> bool:
@@ -248,6 +249,7 @@ class Loop:
             warn(f"the fit diverged and ended: {error}. The model is that of {self._position.n_epochs} epochs again")
             return type(error).__name__
         self._n_recoveries += 1
+        self._history.forget_divergence()
         trainer: Any = self._callbacks.trainer
         self.is_calling = True
         try:

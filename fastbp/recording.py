@@ -39,7 +39,7 @@ __all__ = [
     "model_archive",
     "model_options",
     "network_from",
-    "resume_run",
+    "resumed_run",
     "run_archive",
     "run_from",
     "run_options",
@@ -177,8 +177,8 @@ def run_options(run: Run) -> dict[str, Any]:
     }
 
 
-def resume_run(run: Run, archive: Archive) -> None:
-    """Let a run go on where the one in a file stands, if it is one of the same options.
+def resumed_run(run: Run, archive: Archive) -> Run:
+    """Return the run in a file, with a fit to complete, if it has the same options as this one.
 
     Raises
     ------
@@ -196,6 +196,10 @@ def resume_run(run: Run, archive: Archive) -> None:
     for part, options in here.items():
         for name, value in options.items():
             found = there.get(part, {}).get(name) if isinstance(there.get(part), dict) else None
+            if found != value and name == "shaping":
+                raise CheckpointError(
+                    "the file is of another run: regularize, clip_norm, clip_value, ema or rate_factors are others"
+                )
             if found != value and name != "threads":
                 raise CheckpointError(f"the file is of another run: {name} is {found!r} there, and {value!r} here")
     network, _ = network_from(archive, own)
@@ -207,7 +211,7 @@ def resume_run(run: Run, archive: Archive) -> None:
             f"the file is of another run: the optimizer was {other.fit_record.optimizer!r}, "
             f"here it is {run.optimizer!r}"
         )
-    run.take_over(other)
+    return other
 
 
 def check_kind(archive: Archive) -> str:

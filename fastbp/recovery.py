@@ -23,7 +23,8 @@ class ReduceRate:
     factor : float, default 0.1
         In (0, 1).
     times : int, default 3
-        So often at most, >= 0, in one fit; then the fit ends there with the `DivergenceError`.
+        So often at most, >= 0, in one fit; at the next divergence it ends in the last good state, with a RuntimeWarning
+        and ``"DivergenceError"`` as `history.stop_reason`.
 
     Examples
     --------

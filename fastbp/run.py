@@ -113,18 +113,17 @@ class Run:
         self._rule = self._rule_of(self.optimizer)
         self.buffers = Buffers(self.network.params, self._rule.n_moments)
 
-    def take_over(self, other: Run) -> None:
-        """Go on where another run of the same options stands, whose model has the same architecture."""
-        turn = self.network.turn
-        with turn.take():
-            turn.finish()
-            self._check_whole()
-            self._rule, self._shaping, self.seed = other._rule, other._shaping, other.seed
-            self.network.params[:], self.buffers.moments[:] = other.buffers.params, other.buffers.moments
-            self.buffers.set_aside, self.buffers.first_step = other.buffers.set_aside, other.buffers.first_step
-            self.state, self.history, self.callback_memory = other.state, other.history, other.callback_memory
-            self.network.history, self.fit_record, self._stepper = self.history, other.fit_record, None
-            self._show_positions()
+    def _take_over(self, other: Run) -> None:
+        """Go on where another run of the same options stands, whose model has the same architecture.
+
+        Only who has the turn may call this.
+        """
+        self._rule, self._shaping, self.seed = other._rule, other._shaping, other.seed
+        self.network.params[:], self.buffers.moments[:] = other.buffers.params, other.buffers.moments
+        self.buffers.set_aside, self.buffers.first_step = other.buffers.set_aside, other.buffers.first_step
+        self.state, self.history, self.callback_memory = other.state, other.history, other.callback_memory
+        self.network.history, self.fit_record, self._stepper = self.history, other.fit_record, None
+        self._show_positions()
 
     def _rule_of(self, optimizer: Optimizer) -> Rule:
         """Return what a step by this optimizer does."""
@@ -213,7 +212,8 @@ class Run:
         health_every, recovery = _health_every(health), check_on_divergence(on_divergence)
         held_out = self._checked_validation(validation_data, looks)
         if validation_split is not None:
-            data, held_out = self._split(data, validation_split, held_out)
+            resumed = None if checkpoint is None else checkpoint.resumed
+            data, held_out = self._split(data, validation_split, held_out, (resumed or self).seed)
         validation = self._validation(held_out, check_metrics(metrics), rules, every)
         show_progress = checks.flag(progress, "progress")
         limits.check()
@@ -224,12 +224,12 @@ class Run:
         with turn.take():
             turn.finish()
             self._check_whole()
-            before = self.state
             if checkpoint is not None:
-                left = self._limits_left(checkpoint, data, limits)
+                left = self._limits_left(checkpoint, data, held_out, limits)
                 if left is None:
                     return self.history
                 limits = left
+            before = self.state
             memory = before.memory.for_fit(rules, None if validation is None else validation.data.fingerprint())
             state = before.for_fit(data.fingerprint, memory)
             loop = self._begin(state, data, limits, validation, functions, health_every, recovery, checkpoint)
@@ -240,20 +240,24 @@ class Run:
                 self._run_with(checkpoint, work, finish)
         return self.history
 
-    def _limits_left(self, checkpoint: Checkpoint, data: Data, limits: Limits) -> Limits | None:
+    def _limits_left(self, checkpoint: Checkpoint, data: Data, held_out: Data | None, limits: Limits) -> Limits | None:
         """Return what is left of a fit's limits, None if it has ended; begin its record, or go on with it."""
-        fingerprint, state = data.fingerprint(), self.state
-        record = self.fit_record if checkpoint.resumes else None
-        if record is None:
-            self.fit_record = FitRecord(self.n_steps, state.position.n_epochs, 0.0, fingerprint, self.optimizer)
+        other = checkpoint.resumed
+        prints = (*data.fingerprints(), "" if held_out is None else held_out.fingerprint())
+        if other is None or other.fit_record is None:
+            self.fit_record = FitRecord(self.n_steps, self.state.position.n_epochs, 0.0, prints, self.optimizer)
             return limits
-        if record.data != fingerprint:
+        record = other.fit_record
+        names = zip(("x", "y", "sample_weight", "the validation data"), prints, record.data, strict=True)
+        changed = [name for name, here, there in names if here != there]
+        if changed:
             raise ValueError(
-                "resume=True needs the data with which the fit began; to go on with others: trainer = fastbp.load(path)"
+                f"resume=True needs the data with which the fit began, but {', '.join(changed)} changed (or the dtype, "
+                "or what validation_split leaves); to go on with others, fastbp.load the file and fit that"
             )
-        left = limits.after(
-            state.position.n_epochs - record.first_epoch, self.n_steps - record.first_step, record.seconds
-        )
+        self._take_over(other)
+        n_epochs, n_steps = self.state.position.n_epochs - record.first_epoch, self.n_steps - record.first_step
+        left = limits.after(n_epochs, n_steps, record.seconds)
         return None if record.has_ended else left
 
     def _run_with(self, checkpoint: Checkpoint, work: Callable[[], None], finish: Callable[[], None]) -> None:
@@ -473,12 +477,12 @@ class Run:
         names = "validation_data[0]", "validation_data[1]", "validation_data[2]"
         return self.network.checked_data(x, y, names, weights, check_finite=check_finite)
 
-    def _split(self, data: Data, fraction: float, held_out: Data | None) -> tuple[Data, Data]:
+    def _split(self, data: Data, fraction: float, held_out: Data | None, seed: int) -> tuple[Data, Data]:
         """Return what is left of the data, and what is left out to validate with."""
         if held_out is not None:
             raise ValueError("validation_split and validation_data both give validation data: pass one of them")
         fraction = checks.finite_float(fraction, "validation_split", low=0.0, high=1.0, low_open=True, high_open=True)
-        return split(data, fraction, self.seed, self.network.targets == FRACTIONS)
+        return split(data, fraction, seed, self.network.targets == FRACTIONS)
 
     def _validation(
         self,
@@ -556,7 +560,7 @@ def _health_every(health: object) -> int:
     """Return after how many steps one is looked at, 0 for never."""
     if isinstance(health, (bool, np.bool_)):
         return _HEALTH_EVERY if health else 0
-    return checks.positive_int(health, "health, if it is no bool,")
+    return min(checks.positive_int(health, "health, if it is no bool,"), checks.MAX_STEP)
 
 
 def _positive_or_none(value: float | None, name: str) -> float:

@@ -50,19 +50,17 @@ class Data:
         """Return addresses, strides and dtypes, as `SOURCE`."""
         return source_of(self.x, self.y, self.is_labels, self.weights)
 
+    def fingerprints(self) -> tuple[str, str, str]:
+        """Return a hash of x, one of y and one of the weights, "" without any; as `fingerprint` of all."""
+        weights = "" if self.weights is None else _fingerprint(self.weights)
+        return _fingerprint(self.x), _fingerprint(self.y), weights
+
     def fingerprint(self) -> str:
         """Return a hash of shapes, dtypes and some hundred rows, to know the same data again, in another process too.
 
         Not of all rows: it is taken when a fit stops in mid-epoch, perhaps by Ctrl-C, and the data may be a memory map.
         """
-        hasher = hashlib.blake2b(digest_size=16)
-        for array in (self.x, self.y) if self.weights is None else (self.x, self.y, self.weights):
-            hasher.update(f"{array.shape} {array.dtype}".encode())
-            n_rows = array.shape[0]
-            if n_rows > _FINGERPRINT_ROWS:
-                array = array[np.arange(_FINGERPRINT_ROWS) * (n_rows - 1) // (_FINGERPRINT_ROWS - 1)]
-            hasher.update(array.tobytes())
-        return hasher.hexdigest()
+        return _fingerprint(*((self.x, self.y) if self.weights is None else (self.x, self.y, self.weights)))
 
     def warn_of_lost_digits(self, dtype: np.dtype[Any]) -> None:
         """Warn once if rounding to the model's `dtype` loses what distinguishes the rows of a column."""
@@ -77,6 +75,17 @@ class Data:
 
 
 NO_DATA = Data(np.empty((0, 0)), np.empty(0), is_labels=False)
+
+
+def _fingerprint(*arrays: npt.NDArray[Any]) -> str:
+    hasher = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        hasher.update(f"{array.shape} {array.dtype}".encode())
+        n_rows = array.shape[0]
+        if n_rows > _FINGERPRINT_ROWS:
+            array = array[np.arange(_FINGERPRINT_ROWS) * (n_rows - 1) // (_FINGERPRINT_ROWS - 1)]
+        hasher.update(array.tobytes())
+    return hasher.hexdigest()
 
 
 def source_code(dtype: np.dtype[Any]) -> int:

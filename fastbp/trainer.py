@@ -11,7 +11,7 @@ from fastbp.display import html_table
 from fastbp.fits import Checkpoint
 from fastbp.network import network_of
 from fastbp.optimizers import Adam, Optimizer
-from fastbp.recording import resume_run, run_archive
+from fastbp.recording import resumed_run, run_archive
 from fastbp.run import Run
 
 if TYPE_CHECKING:
@@ -358,20 +358,19 @@ class Trainer(Generic[M]):
     def _checkpoint_of(
         self, checkpoint: str | os.PathLike[str] | None, checkpoint_every: float, resume: bool
     ) -> Checkpoint | None:
-        """Return the file of a fit, from which this trainer takes over what is there if it is to."""
+        """Return the file of a fit, and the run in it if the fit is to go on from there."""
         every = checks.finite_float(checkpoint_every, "checkpoint_every", low=0.0, low_open=True)
         if checkpoint is None:
             if checks.flag(resume, "resume"):
                 raise ValueError("resume=True needs the file to go on from: pass its path as checkpoint")
             return None
-        path = checks.path(checkpoint, "checkpoint")
-        resumes = checks.flag(resume, "resume") and path.exists()
+        path, other = checks.path(checkpoint, "checkpoint"), None
         run_archive(self._run, self._model.seed)  # whether it can be written at all
-        if resumes:
+        if checks.flag(resume, "resume") and path.exists():
             read = archive.read(path)
             with archive.named(path):
-                resume_run(self._run, read)
-        return Checkpoint(partial(self.save, path), every, resumes)
+                other = resumed_run(self._run, read)
+        return Checkpoint(partial(self.save, path), every, other)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trainer, with its model, to a file that `fastbp.load` reads: all that a pickle of it would hold.

@@ -114,6 +114,25 @@ def test_frames_of_polars_are_read_as_they_are_and_named():
         trainer().fit(frame.with_columns(age=polars.Series([1.0, None] + [0.0] * 101)), y)
 
 
+def test_columns_of_dates_and_texts_are_named_and_infinite_values_too():
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    import datetime
+
+    x, y = data()
+    days = [datetime.datetime(2026, 1, 1)] * 103
+    columns = {"a": x[:, 0], "day": days, "c": x[:, 2], "text": ["t"] * 103}
+    for frame in (pandas.DataFrame(columns), polars.DataFrame(columns)):
+        with pytest.raises(TypeError, match="make numbers of 'day', 'text', or leave them out"):
+            trainer().fit(frame, y)
+    x[7, 3] = np.inf
+    with pytest.raises(ValueError, match=r"got inf in row 7, column 3$"):
+        trainer().fit(x, y)
+    with pytest.raises(ValueError, match=r"got inf in row 7, column 'd'$"):
+        trainer().fit(polars.DataFrame(x, schema=["a", "b", "c", "d"]), y)
+    with pytest.raises(fastbp.DivergenceError, match="the inputs hold NaN or infinities themselves"):
+        MLP((4, 2), seed=0).fit(x, y, check_finite=False)
+
+
 class OnlyDLPack:
     """A tensor of a library that NumPy knows nothing of."""
 

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import pickle
 import resource
 import signal
@@ -537,14 +538,27 @@ def test_resume_refuses_other_runs_and_other_data(tmp_path):
     x, y = data(60)
     path = tmp_path / "run.npz"
     fit_of("plain", checkpoint=path, max_steps=3)
-    with pytest.raises(ValueError, match="needs the data with which the fit began"):
-        trainer().fit(x + 1.0, y, epochs=9, checkpoint=path, resume=True)
+    refused = {
+        "but x changed": {"x": x + 1.0},
+        "but x, y changed": {"x": x[:50], "y": y[:50]},
+        "but sample_weight changed": {"sample_weight": np.ones(60)},
+        "but the validation data changed": {"validation_data": (x, y)},
+        "but x, y, the validation data changed": {"validation_split": 0.2},
+        "epochs must be": {"epochs": -1},
+    }
+    for message, changed in refused.items():
+        one = trainer()
+        before = one.model.params.copy()
+        with pytest.raises(ValueError, match=message):
+            one.fit(**{"x": x, "y": y, "epochs": 9} | changed, checkpoint=path, resume=True)
+        assert one.n_steps == 0
+        assert one.model.params.tobytes() == before.tobytes()
     wrong = {
         "batch_size is 32 there, and 16 here": trainer(batch_size=16),
         "activations is": Trainer(MLP((4, 8, 2), "relu")),
         "sizes is": Trainer(MLP((4, 9, 2), "tanh")),
         "dtype is": Trainer(MLP((4, 8, 2), "tanh", dtype="float64")),
-        "shaping is": trainer(ema=0.5),
+        "clip_value, ema or rate_factors are others": trainer(ema=0.5),
         "optimizer was Adam.* here it is Adam": trainer(optimizer=Adam(0.5)),
         "optimizer was Adam.* here it is SGD": trainer(optimizer=SGD()),
     }
@@ -686,3 +700,20 @@ def test_archive_reads_what_it_has_written(tmp_path):
         assert read[name].tobytes() == array.tobytes()
         assert read[name].shape == array.shape
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_links_are_followed_rights_stay_and_what_is_no_file_is_left_alone(tmp_path):
+    model, there, link = MLP((2, 1), seed=0), tmp_path / "there.npz", tmp_path / "link.npz"
+    there.write_bytes(b"before")
+    there.chmod(0o600)
+    link.symlink_to(there)
+    model.save(link)
+    assert link.is_symlink()
+    assert there.stat().st_mode & 0o777 == 0o600
+    assert fastbp.load(there).params.tobytes() == model.params.tobytes()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(CheckpointError, match="no file that could be replaced"):
+            model.save(tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo()

@@ -1,9 +1,11 @@
 """Logs of epochs as files, and what notebooks and prints show of models, trainers and histories."""
 
+import copy
 import csv
 import gc
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -138,3 +140,15 @@ def test_picture_of_a_history_has_rate_and_health():
     ax = one.history.plot()
     assert [axes.get_ylabel() for axes in ax.figure.axes] == ["loss", "learning rate", "gradient norm", "update ratio"]
     pyplot.close("all")
+
+
+def test_logs_can_be_copied_and_foreign_files_are_refused(tmp_path):
+    pytest.importorskip("tensorboardX")
+    x, y = data()
+    log = callbacks.TensorBoardLog(tmp_path / "board")
+    trainer().fit(x, y, epochs=1, callbacks=log)
+    assert pickle.loads(pickle.dumps(log)) == copy.deepcopy(log) == log
+    (tmp_path / "notes").write_text("no log\n")
+    with pytest.raises(ValueError, match="notes is no log of epochs"):
+        trainer().fit(x, y, epochs=1, callbacks=callbacks.JSONLog(tmp_path / "notes"))
+    assert (tmp_path / "notes").read_text() == "no log\n"
