@@ -15,6 +15,7 @@ import numpy as np
 from fastbp import checks, schedules
 from fastbp.callbacks import check_callbacks
 from fastbp.driver import Stepper, rule_of
+from fastbp.errors import CheckpointError
 from fastbp.fits import TERMINATED, FitRecord
 from fastbp.handles import Learning, learner_handles
 from fastbp.history import History, check_metrics
@@ -116,7 +117,7 @@ class Run:
     def _take_over(self, other: Run) -> None:
         """Go on where another run of the same options stands, whose model has the same architecture.
 
-        Only who has the turn may call this.
+        Only who has the turn may call this. May begin anew at any place.
         """
         self._rule, self._shaping, self.seed = other._rule, other._shaping, other.seed
         self.network.params[:], self.buffers.moments[:] = other.buffers.params, other.buffers.moments
@@ -255,7 +256,8 @@ class Run:
                 f"resume=True needs the data with which the fit began, but {', '.join(changed)} changed (or the dtype, "
                 "or what validation_split leaves); to go on with others, fastbp.load the file and fit that"
             )
-        self._take_over(other)
+        take_over = partial(self._take_over, other)
+        self.network.turn.run(take_over, finish=take_over)  # whatever exceptions come
         n_epochs, n_steps = self.state.position.n_epochs - record.first_epoch, self.n_steps - record.first_step
         left = limits.after(n_epochs, n_steps, record.seconds)
         return None if record.has_ended else left
@@ -278,7 +280,7 @@ class Run:
             if not is_written and not checkpoint.has_failed:
                 try:
                     checkpoint.save()
-                except OSError as problem:
+                except (OSError, CheckpointError) as problem:
                     error.add_note(f"The checkpoint could not be written: {problem}")
             raise
 

@@ -261,7 +261,10 @@ def test_parameter_that_is_not_finite_after_a_step_is_told():
     with pytest.raises(fastbp.DivergenceError) as caught:
         trainer.step(x * np.float32(1e3), y)
     assert caught.value.step_taken
-    assert str(caught.value) == "a parameter is not finite after step 1, whose loss was finite; the step was taken"
+    assert (
+        str(caught.value)
+        == "a parameter of layer 0 is not finite after step 1, whose loss was finite; the step was taken"
+    )
     assert trainer.n_steps == 2
 
 
