@@ -1,14 +1,14 @@
-"""Tables of what users look at, as text and as HTML for notebooks."""
+"""What users look at: tables as text, and as HTML for notebooks; Matplotlib, where it is installed."""
 
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["html_table", "text_table"]
+__all__ = ["html_table", "pyplot_for", "text_table"]
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:
@@ -39,3 +39,18 @@ def html_table(rows: Sequence[Sequence[str]], caption: str) -> str:
     lines = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
     lines += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in body]
     return f"<table><caption>{escape(caption)}</caption>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def pyplot_for(what: str) -> Any:
+    """Return Matplotlib's pyplot for a function of this name.
+
+    Raises
+    ------
+    ImportError
+        If Matplotlib is not installed.
+    """
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ImportError(f"{what} needs Matplotlib: pip install 'fastbp[examples]'") from error
+    return pyplot

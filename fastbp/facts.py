@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fastbp.architecture import activation_of
-from fastbp.diagnosis import DataFacts, LayerFacts
-from fastbp.health import facts_of
+from fastbp.blocks import numbers, row_blocks
+from fastbp.diagnosis import Column, DataFacts, LayerFacts
 from fastbp.kernels.losses import VALUES
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from fastbp.architecture import Architecture
     from fastbp.network import Network
     from fastbp.sources import Data
 
 __all__ = ["data_facts", "layer_facts"]
+
+_ROWS = 256  # at most, for the scales of data
 
 
 def layer_facts(architecture: Architecture) -> tuple[LayerFacts, ...]:
@@ -32,4 +38,23 @@ def layer_facts(architecture: Architecture) -> tuple[LayerFacts, ...]:
 
 def data_facts(network: Network, data: Data) -> DataFacts:
     """Return what is to be known of training data."""
-    return facts_of(data.x, data.y if network.targets == VALUES else None)
+    y = _columns_of(data.y) if network.targets == VALUES else ()
+    return DataFacts(_constant_columns(data.x), _columns_of(data.x), y)
+
+
+def _constant_columns(x: npt.NDArray[Any]) -> tuple[int, ...]:
+    """Return the columns with one value in all rows, of several; nearly every column shows within the first block."""
+    first = numbers(x[:1])[0]
+    columns = np.arange(x.shape[1])
+    for _, block in row_blocks(x):
+        columns = columns[(block[:, columns] == first[columns]).all(axis=0)]
+        if columns.size == 0:
+            break
+    return tuple(columns.tolist()) if x.shape[0] > 1 else ()
+
+
+def _columns_of(array: npt.NDArray[Any]) -> tuple[Column, ...]:
+    rows = numbers(array[:: -(-array.shape[0] // _ROWS)]).astype(np.float64)
+    with np.errstate(all="ignore"):
+        sizes, spreads = np.sqrt(np.square(rows).mean(axis=0)), rows.std(axis=0)
+    return tuple([Column(*pair) for pair in zip(sizes.tolist(), spreads.tolist(), strict=True)])

@@ -8,20 +8,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastbp.blocks import numbers, row_blocks
 from fastbp.buffers import owned
-from fastbp.diagnosis import Column, DataFacts, HealthReport, LayerFacts, Record, diagnose
+from fastbp.diagnosis import DataFacts, HealthReport, LayerFacts, Record, diagnose
+from fastbp.display import pyplot_for
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Health", "facts_of"]
+__all__ = ["Health"]
 
 Array = npt.NDArray[np.float64]
 
 _COLUMNS = ("gradient_norm", "update_ratio", "activation_mean", "activation_spread", "dead", "saturated")
-_FACT_ROWS = 256  # at most, for the scales of data
 
 
 class Health:
@@ -67,7 +66,7 @@ class Health:
     """
 
     def __init__(self, layers: tuple[LayerFacts, ...], data: DataFacts) -> None:
-        self.layers, self.data, self.source = layers, data, b""
+        self.layers, self.data = layers, data
         self.first_non_finite: tuple[int, int | None] | None = None
         self._length = 0
         self._steps = np.empty(16, np.int64)
@@ -138,13 +137,11 @@ class Health:
         ImportError
             If Matplotlib is not installed.
         """
-        try:
-            from matplotlib import pyplot
-        except ImportError as error:
-            raise ImportError("Health.plot needs Matplotlib: pip install 'fastbp[examples]'") from error
+        pyplot = pyplot_for("Health.plot")
         if figure is None:
             figure = pyplot.figure(figsize=(10, 8), layout="constrained")
-        for name, ax in zip(_COLUMNS, figure.subplots(3, 2).ravel(), strict=True):
+        axes: Any = figure.subplots(3, 2)
+        for name, ax in zip(_COLUMNS, axes.ravel(), strict=True):
             self.draw(ax, name)
         return figure
 
@@ -173,12 +170,12 @@ class Health:
         else:
             ax.legend(fontsize="small", ncols=1 + len(self.layers) // 6)
 
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return what is recorded, as views: a row for each step that was looked at."""
         arrays = {"step": self._steps, "loss": self._losses, "table": self._table}
         return {name: array[: self._length] for name, array in arrays.items()}
 
-    def fill_with(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
+    def _fill_with(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
         """Take over such arrays."""
         self._steps, self._losses, self._table = (owned(arrays[name]) for name in ("step", "loss", "table"))
         self._length = len(self._steps)
@@ -207,7 +204,7 @@ class Health:
         self._table[row:stop] = np.stack(columns, axis=-1)
         self._length = stop
 
-    def cut(self, n_steps: int) -> None:
+    def _cut(self, n_steps: int) -> None:
         """Forget what came after so many steps: the run has gone back there."""
         self._length = int(self._steps[: self._length].searchsorted(n_steps))
 
@@ -217,26 +214,3 @@ class Health:
             grown = np.empty((length, *before.shape[1:]), before.dtype)
             grown[: self._length] = before[: self._length]
             setattr(self, name, grown)
-
-
-def facts_of(x: npt.NDArray[Any], y: npt.NDArray[Any] | None) -> DataFacts:
-    """Return what the diagnosis wants to know of training data. y : targets of a regression, if they are such."""
-    return DataFacts(_constant_columns(x), _columns_of(x), () if y is None else _columns_of(y))
-
-
-def _constant_columns(x: npt.NDArray[Any]) -> tuple[int, ...]:
-    """Return the columns with one value in all rows, of several; nearly every column shows within the first block."""
-    first = numbers(x[:1])[0]
-    columns = np.arange(x.shape[1])
-    for _, block in row_blocks(x):
-        columns = columns[(block[:, columns] == first[columns]).all(axis=0)]
-        if columns.size == 0:
-            break
-    return tuple(columns.tolist()) if x.shape[0] > 1 else ()
-
-
-def _columns_of(array: npt.NDArray[Any]) -> tuple[Column, ...]:
-    rows = numbers(array[:: -(-array.shape[0] // _FACT_ROWS)]).astype(np.float64)
-    with np.errstate(all="ignore"):
-        sizes, spreads = np.sqrt(np.square(rows).mean(axis=0)), rows.std(axis=0)
-    return tuple([Column(*pair) for pair in zip(sizes.tolist(), spreads.tolist(), strict=True)])

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbp.buffers import owned
-from fastbp.display import html_table
+from fastbp.display import html_table, pyplot_for
 from fastbp.health import Health
 
 if TYPE_CHECKING:
@@ -141,42 +141,6 @@ class History:
         """Names of the user's metrics."""
         return tuple(name for name in self._columns if name not in _COLUMNS)
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of all columns."""
-        return tuple(self._columns)
-
-    def fill_with(self, names: Iterable[str], rows: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Take over columns of these names: those that have rows, all alike many, and others without a value."""
-        self._length = rows["epoch"].size if "epoch" in rows else 0
-        for name in names:
-            given = rows.get(name)
-            self._columns[name] = np.full(self._length, np.nan) if given is None else owned(given, _dtype_of(name))
-
-    def watch(self, layers: tuple[LayerFacts, ...], source: bytes, facts: Callable[[], DataFacts]) -> None:
-        """Begin a record of health, or go on with the one that there is, on data that lie at this source."""
-        if self.health is None:
-            self.health = Health(layers, facts())
-        elif self.health.source != source:
-            self.health.data = facts()
-        self.health.source = source
-
-    def forget_divergence(self) -> None:
-        """Let a divergence from which the run has gone back not be one of its health."""
-        if self.health is not None:
-            self.health.first_non_finite = None
-
-    def cut(self, n_epochs: int, n_steps: int) -> None:
-        """Forget what came after so many epochs and steps: the run has gone back there."""
-        self._length = min(self._length, self._row_of(n_epochs + 1))
-        if self.health is not None:
-            self.health.cut(n_steps)
-
-    def note_divergence(self, step: int, layer: int | None) -> None:
-        """Record the first divergence, if health is recorded."""
-        if self.health is not None and self.health.first_non_finite is None:
-            self.health.first_non_finite = step, layer
-
     def __copy__(self) -> History:
         """Return a copy that shares nothing with this one: rows are written in place."""
         return copy.deepcopy(self)
@@ -224,13 +188,9 @@ class History:
 
     def _repr_html_(self) -> str:
         names = [name for name in self._columns if name == "epoch" or self._has(name)]
-        chosen = range(self._length) if self._length <= 2 * _SHOWN_ROWS else [*range(_SHOWN_ROWS), -1]
-        rows = [
-            [f"{self._columns[name][row]:.4g}" for name in names] if row >= 0 else ["…"] * len(names) for row in chosen
-        ]
+        rows = [[f"{self._columns[name][row]:.4g}" for name in names] for row in range(self._length)]
         if self._length > 2 * _SHOWN_ROWS:
-            last = range(self._length - _SHOWN_ROWS, self._length)
-            rows += [[f"{self._columns[name][row]:.4g}" for name in names] for row in last]
+            rows[_SHOWN_ROWS:-_SHOWN_ROWS] = [["…"] * len(names)]
         return html_table([names, *rows], repr(self))
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -254,10 +214,7 @@ class History:
         ImportError
             If Matplotlib is not installed.
         """
-        try:
-            from matplotlib import pyplot
-        except ImportError as error:
-            raise ImportError("History.plot needs Matplotlib: pip install 'fastbp[examples]'") from error
+        pyplot = pyplot_for("History.plot")
         if ax is None:
             columns = _HEALTH_COLUMNS if self.health is not None and len(self.health) else ()
             heights = [3.0, 1.0] + [1.5] * len(columns)
@@ -308,6 +265,30 @@ class History:
         values = values[np.isfinite(values)]
         # Python's floats: the product may overflow, and nobody needs to hear of it.
         return bool(values.size) and bool(values.min() > 0.0) and values.max().item() > 10.0 * values.min().item()
+
+    def _fill_with(self, names: Iterable[str], rows: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take over columns of these names: those that have rows, all alike many, and others without a value."""
+        self._length = rows["epoch"].size if "epoch" in rows else 0
+        for name in names:
+            given = rows.get(name)
+            self._columns[name] = np.full(self._length, np.nan) if given is None else owned(given, _dtype_of(name))
+
+    def _watch(self, layers: tuple[LayerFacts, ...], data: DataFacts) -> None:
+        """Begin a record of health, or go on with the one that there is, on these data."""
+        if self.health is None:
+            self.health = Health(layers, data)
+        self.health.data = data
+
+    def _note_divergence(self, step: int, layer: int | None) -> None:
+        """Record the divergence that has ended a fit, if health is recorded."""
+        if self.health is not None and self.health.first_non_finite is None:
+            self.health.first_non_finite = step, layer
+
+    def _cut(self, n_epochs: int, n_steps: int) -> None:
+        """Forget what came after so many epochs and steps: the run has gone back there."""
+        self._length = min(self._length, self._row_of(n_epochs + 1))
+        if self.health is not None:
+            self.health._cut(n_steps)
 
     def _put(self, **columns: npt.ArrayLike) -> None:
         """Write rows for consecutive epochs, which become the last ones: those of later epochs, and of the same, go.

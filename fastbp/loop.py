@@ -180,8 +180,7 @@ class Loop:
             program, buffers, rule, position, data, dealing, records, memory.table, look_every, health_every
         )
         if watches:
-            source = data.source().tobytes()  # its facts are looked for once
-            history.watch(layer_facts(network.architecture), source, lambda: data_facts(network, data))
+            history._watch(layer_facts(network.architecture), data_facts(network, data))
 
     @property
     def has_begun(self) -> bool:
@@ -222,10 +221,10 @@ class Loop:
         try:
             self._driver.raise_if_failed(status)
         except DivergenceError as error:
-            self._history.note_divergence(error.step, error.layer)
-            if self._recovery is None:
-                raise
-            return self._recover(self._recovery, error)
+            if self._recovery is not None:
+                return self._recover(self._recovery, error)
+            self._history._note_divergence(error.step, error.layer)
+            raise
         return reason or self._reason(status)
 
     def _mark(self) -> Mark:
@@ -246,10 +245,10 @@ class Loop:
         factor = 1.0 if is_last else recovery.factor
         self._history.divergences += (Divergence(error.step, error.layer, self._position.n_epochs, factor),)
         if is_last:
+            self._history._note_divergence(error.step, error.layer)
             warn(f"the fit diverged and ended: {error}. The model is that of {self._position.n_epochs} epochs again")
             return type(error).__name__
         self._n_recoveries += 1
-        self._history.forget_divergence()
         trainer: Any = self._callbacks.trainer
         self.is_calling = True
         try:
@@ -266,7 +265,7 @@ class Loop:
         with self._buffers.calls:  # a copy that another thread takes meanwhile is of before or of after
             mark.restore(self._position, self._buffers, self._memory)
             n_epochs = self._position.n_epochs
-            self._history.cut(n_epochs, self._position.n_steps)
+            self._history._cut(n_epochs, self._position.n_steps)
             self._driver.forget_rates()
             self._validated = min(self._validated, n_epochs)
             self._ended, self._epoch_begin = _Ended(n_epochs, time.perf_counter()), mark

@@ -52,7 +52,7 @@ Array: TypeAlias = npt.NDArray[Any]
 Custom: TypeAlias = "Mapping[str, object]"
 
 # Of a cursor what says where a run stands; all else is 0 between two steps.
-_KEPT = ("step", "epoch", "position", "stop_rule", "spent")
+_KEPT = ("step", "epoch", "position", "stop_rule")
 
 
 class _Parts(NamedTuple):
@@ -417,11 +417,11 @@ def _memory_from(source: _Source, part: dict[str, Any], buffers: Buffers) -> Rul
 
 
 def _history_record(parts: _Parts, history: History) -> dict[str, Any]:
-    names = [name for name in history.columns if name == "epoch" or not np.isnan(history[name]).all()]
+    names = [name for name in history._columns if name == "epoch" or not np.isnan(history[name]).all()]
     health = history.health
     return {
         "columns": {name: parts.put(f"history.{name}", history[name]) for name in names},
-        "names": list(history.columns),
+        "names": list(history._columns),
         "stop_reason": history.stop_reason,
         "compile_seconds": encoded(history.compile_seconds, "seconds"),
         "seed": history.seed,
@@ -433,7 +433,7 @@ def _history_record(parts: _Parts, history: History) -> dict[str, Any]:
             "layers": encoded(health.layers, "layers"),
             "data": encoded(health.data, "data"),
             "first_non_finite": encoded(health.first_non_finite, "health"),
-            **{name: parts.put(f"health.{name}", array) for name, array in health.arrays().items()},
+            **{name: parts.put(f"health.{name}", array) for name, array in health._arrays().items()},
         },
     }
 
@@ -445,8 +445,8 @@ def _history_from(source: _Source, part: dict[str, Any], network: Network) -> Hi
     dtypes = {name: np.int64 if name == "epoch" else np.float64 for name in columns}
     rows = {name: source.array(place, (length,), dtypes[name]) for name, place in columns.items()}
     names = source.value(part, "names", tuple)
-    check_metrics({str(name): len for name in names if name not in history.columns})
-    history.fill_with(names, rows)
+    check_metrics({str(name): len for name in names if name not in history._columns})
+    history._fill_with(names, rows)
     history.stop_reason = source.value(part, "stop_reason", (str, type(None)))
     history.compile_seconds = float(source.value(part, "compile_seconds", (int, float)))
     history._start = source.value(part, "start", (tuple, type(None)))
@@ -465,8 +465,10 @@ def _health_from(source: _Source, part: dict[str, Any], network: Network) -> Hea
     health = Health(layers, source.value(part, "data", DataFacts))
     health.first_non_finite = source.value(part, "first_non_finite", (tuple, type(None)))
     length = source.arrays[str(part.get("step"))].size if "step" in part else 0
-    shapes = {name: (length, *array.shape[1:]) for name, array in health.arrays().items()}
-    health.fill_with(
-        {name: source.array(part.get(name), shape, health.arrays()[name].dtype) for name, shape in shapes.items()}
+    health._fill_with(
+        {
+            name: source.array(part.get(name), (length, *empty.shape[1:]), empty.dtype)
+            for name, empty in health._arrays().items()
+        }
     )
     return health
