@@ -13,7 +13,7 @@ import io
 import json
 import math
 import os
-import stat
+import shutil
 import struct
 import zipfile
 from contextlib import contextmanager
@@ -80,10 +80,10 @@ def write(path: Path, record: Mapping[str, Any], arrays: Mapping[str, Array]) ->
                 for name, array in entries.items():
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
                         npy.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
-            if path.exists():
-                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             file.flush()
             os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, beside)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

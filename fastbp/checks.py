@@ -93,9 +93,9 @@ def path(value: object, name: str) -> Path:
     Raises
     ------
     TypeError
-        If `value` is none, or the path of a folder.
+        If `value` is none.
     """
-    if not isinstance(value, (str, os.PathLike)) or isinstance(value, bytes):
+    if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name} must be a path, got {shown(value)}")
     return Path(value)
 

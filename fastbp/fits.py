@@ -7,6 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fastbp.errors import CheckpointError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
@@ -48,10 +50,9 @@ class Checkpoint:
     """
 
     def __init__(self, save: Callable[[], None], every: float, resumed: Any) -> None:
-        self.save, self.resumed = save, resumed
+        self._save, self.resumed = save, resumed
         self._every, self._last = every, time.perf_counter()
-        self.is_terminated = self.has_failed = False
-        self._handles = False
+        self._has_failed = self._handles = self.is_terminated = False
 
     def __enter__(self) -> Checkpoint:
         """Handle SIGTERM, in the main thread."""
@@ -69,11 +70,23 @@ class Checkpoint:
     def _terminate(self, _signal: int, _frame: FrameType | None) -> None:
         self.is_terminated = True
 
+    def write(self) -> None:
+        """Write the file."""
+        self._has_failed = True
+        self._save()
+        self._has_failed, self._last = False, time.perf_counter()
+
+    def write_after(self, error: BaseException) -> None:
+        """Write the file of a fit that an error has ended, which is the one to be heard of; not if writing failed."""
+        if self._has_failed:
+            return
+        try:
+            self.write()
+        except (OSError, CheckpointError) as problem:
+            error.add_note(f"The checkpoint could not be written: {problem}")
+
     def look(self) -> str | None:
         """Write the file if it is time; returns a reason to stop, if there is one."""
-        now = time.perf_counter()
-        if now - self._last >= self._every:
-            self.has_failed = True
-            self.save()
-            self.has_failed, self._last = False, time.perf_counter()
+        if time.perf_counter() - self._last >= self._every:
+            self.write()
         return TERMINATED if self.is_terminated else None

@@ -15,21 +15,19 @@ import numpy as np
 from fastbp import checks, schedules
 from fastbp.callbacks import check_callbacks
 from fastbp.driver import Stepper, rule_of
-from fastbp.errors import CheckpointError
 from fastbp.fits import TERMINATED, FitRecord
 from fastbp.handles import Learning, learner_handles
 from fastbp.history import History, check_metrics
 from fastbp.kernels.handles import POSITIONS
-from fastbp.kernels.losses import FRACTIONS, LABELS
+from fastbp.kernels.losses import FRACTIONS
 from fastbp.loop import Callbacks, Limits, Loop, Validation
 from fastbp.optimizers import check_optimizer
 from fastbp.rate_finder import find_rate
 from fastbp.recovery import ReduceRate, check_on_divergence
-from fastbp.regularization import regularized
-from fastbp.shaping import PLAIN, Group, LayerShaping, Shaping
 from fastbp.sources import Data
 from fastbp.splitting import split
 from fastbp.state import Buffers, Position, RuleMemory, RunState
+from fastbp.step_options import shaping_of, with_decay
 from fastbp.stopping import EarlyStopping, StopRule, check_rules
 from fastbp.workers import checked_threads
 
@@ -46,6 +44,7 @@ if TYPE_CHECKING:
     from fastbp.rate_finder import RateCurve
     from fastbp.regularization import Regularizer
     from fastbp.schedules import LearningRate
+    from fastbp.shaping import Shaping
 
 __all__ = ["Run"]
 
@@ -89,7 +88,7 @@ class Run:
         self._drop_last = checks.flag(drop_last, "drop_last")
         self._threads = checked_threads(threads)
         self.seed = checks.seed_of(seed)
-        shaping = _shaping_of(network, self.seed, regularize, clip_norm, clip_value, ema, rate_factors)
+        shaping = shaping_of(network, self.seed, regularize, clip_norm, clip_value, ema, rate_factors)
         if checks.flag(use_ema, "use_ema") and not shaping.averages:
             raise ValueError("use_ema=True needs an average to use: pass its decay as ema, such as 0.999")
         self._shaping, self._use_ema = shaping, use_ema
@@ -130,7 +129,7 @@ class Run:
         """Return what a step by this optimizer does."""
         if optimizer.has_average and self._shaping.averages:
             raise ValueError(f"ema and {type(optimizer).__name__} both average the parameters: leave ema out")
-        return rule_of(optimizer, _with_decay(self._shaping, optimizer, self.network), self._use_ema)
+        return rule_of(optimizer, with_decay(self._shaping, optimizer, self.network), self._use_ema)
 
     def use(self, optimizer: Optimizer) -> None:
         """Go on with another optimizer, as `Trainer.optimizer` says."""
@@ -264,25 +263,18 @@ class Run:
 
     def _run_with(self, checkpoint: Checkpoint, work: Callable[[], None], finish: Callable[[], None]) -> None:
         """Run a fit, and write its file when it ends, however it ends."""
-        turn = self.network.turn
-        is_written = False
-        try:
-            with checkpoint:
-                turn.run(work, finish=finish)
-                has_ended = self.history.stop_reason not in ("epochs", "max_steps", TERMINATED)
-                assert self.fit_record is not None
-                self.fit_record = self.fit_record._replace(has_ended=has_ended)
-                is_written = True  # or at least tried
-                checkpoint.save()
-            if checkpoint.is_terminated:
-                raise SystemExit(128 + signal.SIGTERM)
-        except BaseException as error:
-            if not is_written and not checkpoint.has_failed:
-                try:
-                    checkpoint.save()
-                except (OSError, CheckpointError) as problem:
-                    error.add_note(f"The checkpoint could not be written: {problem}")
-            raise
+        with checkpoint:
+            try:
+                self.network.turn.run(work, finish=finish)
+            except BaseException as error:
+                checkpoint.write_after(error)
+                raise
+            has_ended = self.history.stop_reason not in ("epochs", "max_steps", TERMINATED)
+            assert self.fit_record is not None
+            self.fit_record = self.fit_record._replace(has_ended=has_ended)
+            checkpoint.write()
+        if checkpoint.is_terminated:
+            raise SystemExit(128 + signal.SIGTERM)
 
     def _begin(
         self,
@@ -509,45 +501,6 @@ class Run:
         return None if data is None else Validation(data, metrics, every)
 
 
-def _shaping_of(
-    network: Network,
-    seed: int,
-    regularize: Regularizer | Iterable[Regularizer],
-    clip_norm: float | None,
-    clip_value: float | None,
-    ema: float | None,
-    rate_factors: Sequence[tuple[float, float]] | None,
-) -> Shaping:
-    """Return what shapes a step of this network beside the optimizer, as `Trainer`'s parameters of these names say."""
-    n_layers = network.architecture.layout.n_layers
-    factors = [(1.0, 1.0)] * n_layers if rate_factors is None else _checked_factors(rate_factors, n_layers)
-    layers = [LayerShaping(Group(rate_factor=of_w), Group(rate_factor=of_b)) for of_w, of_b in factors]
-    shaping = regularized(Shaping(layers=tuple(layers)), regularize, network.targets in (FRACTIONS, LABELS))
-    draws = shaping.drops or shaping.noise > 0.0
-    shaping = shaping._replace(
-        clip_norm=_positive_or_none(clip_norm, "clip_norm"),
-        clip_value=_positive_or_none(clip_value, "clip_value"),
-        average_share=0.0 if ema is None else 1.0 - checks.finite_float(ema, "ema", low=0.0, high=1.0, high_open=True),
-        seed=seed if draws else 0,
-    )
-    return PLAIN if shaping == Shaping(layers=(LayerShaping(),) * n_layers) else shaping
-
-
-def _with_decay(shaping: Shaping, optimizer: Optimizer, network: Network) -> Shaping:
-    """Return what shapes a step with the decay that the gradient of this optimizer has, if it has any."""
-    decay, of_biases = optimizer.coupled_decay, getattr(optimizer, "decay_biases", False)
-    if decay == 0.0:
-        return shaping
-    layers = [
-        layer._replace(
-            of_weights=layer.of_weights._replace(decay=decay),
-            of_biases=layer.of_biases._replace(decay=decay * of_biases),
-        )
-        for layer in shaping.layers or (LayerShaping(),) * network.architecture.layout.n_layers
-    ]
-    return shaping._replace(layers=tuple(layers))
-
-
 def _checked_shuffle(shuffle: object) -> bool | int:
     """Return whether to shuffle, or the length of the windows."""
     if isinstance(shuffle, (bool, np.bool_)):
@@ -563,26 +516,3 @@ def _health_every(health: object) -> int:
     if isinstance(health, (bool, np.bool_)):
         return _HEALTH_EVERY if health else 0
     return min(checks.positive_int(health, "health, if it is no bool,"), checks.MAX_STEP)
-
-
-def _positive_or_none(value: float | None, name: str) -> float:
-    """Return a positive number, infinity for None."""
-    return math.inf if value is None else checks.finite_float(value, name, low=0.0, low_open=True)
-
-
-def _checked_factors(rate_factors: object, n_layers: int) -> list[tuple[float, float]]:
-    """Return a pair of factors for each layer."""
-    expected = f"a sequence of {n_layers} pairs (weights, biases), one for each layer"
-    try:
-        pairs = [tuple(pair) for pair in rate_factors]  # type: ignore[attr-defined]
-    except TypeError:
-        raise TypeError(f"rate_factors must be {expected}, got {checks.shown(rate_factors)}") from None
-    if len(pairs) != n_layers or True in [len(pair) != 2 for pair in pairs]:
-        raise ValueError(f"rate_factors must be {expected}, got {checks.shown(rate_factors)}")
-    return [
-        (
-            checks.finite_float(of_w, f"rate_factors[{index}][0]", low=0.0),
-            checks.finite_float(of_b, f"rate_factors[{index}][1]", low=0.0),
-        )
-        for index, (of_w, of_b) in enumerate(pairs)
-    ]

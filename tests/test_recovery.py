@@ -57,16 +57,28 @@ def test_error_says_where_all_outputs_are_finite():
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_error_names_the_layer_of_a_parameter_or_a_gradient(sizes):
+def test_error_names_the_layer_of_a_parameter(sizes):
     x, y = data()
     with pytest.raises(DivergenceError, match="a parameter of layer 2 is not finite after step 0") as caught:
         MLP(sizes, seed=0).fit(x, y * 1e15, optimizer=SGD(1e35))
     assert (caught.value.layer, caught.value.step_taken) == (2, True)
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize(
+    ("size", "layer", "message"),
+    [(1e20, 0, r"in layer 0; the parameters"), (1e25, None, r"by its square alone; the parameters")],
+)
+def test_error_names_the_layer_of_a_gradient(sizes, size, layer, message):
+    x, _ = data()
     model = MLP(sizes, "identity", seed=0)
-    model.weights[1][:], model.weights[2][:] = 1e-30, 1e30
-    with pytest.raises(DivergenceError, match=r"norm of the gradient is not finite in step 0 \(epoch 1\), ") as caught:
-        model.fit(x * 1e15, y * 1e18, clip_norm=1.0)
-    assert caught.value.layer in (None, 0, 1, 2)
+    model.params = np.zeros(model.n_params)  # all outputs are 0, and so are the gradients of weights behind them
+    model.weights[2][:] = size
+    model.weights[1][:] = size if layer == 0 else 0.0
+    with pytest.raises(DivergenceError, match=rf"gradient is not finite in step 0 \(epoch 1\), {message}") as caught:
+        model.fit(x, np.ones((64, 2)), clip_norm=1.0)
+    assert caught.value.layer == layer
+    assert not caught.value.step_taken
 
 
 def run(on_divergence, rate=3.0, epochs=30, stop=(), **options):

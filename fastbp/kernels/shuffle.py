@@ -85,10 +85,11 @@ def _permutation(rows, first, start, n, n_rows, key, offset, is_whole):
             next_left, next_right = _permute(left, right, n_left, n_right, key)
             left, right = where(outside, next_left, left), where(outside, next_right, right)
             outside = _times(left, n_right) + right >= limit
+        row = _times(left, n_right) + right + offset
         if is_whole:
-            store(rows, i, _times(left, n_right) + right)
+            store(rows, first + i, row)
         else:
-            store_upto(rows, first + i, _times(left, n_right) + right + offset, n - i)
+            store_upto(rows, first + i, row, n - i)
 
 
 @leaf(lambda T: types.void(types.CPointer(types.int64), types.intp, types.intp, types.intp, types.intp, types.intp,
