@@ -189,8 +189,8 @@ class Loop:
 
     @property
     def seconds(self) -> float:
-        """Of training so far."""
-        return time.perf_counter() - self._start if self.has_begun else 0.0
+        """Of the fit so far, with those before this process took over."""
+        return self._limits.seconds_before + (time.perf_counter() - self._start if self.has_begun else 0.0)
 
     def run(self, show_progress: bool) -> None:
         """Train until a limit is reached; `finish` has to follow, however this ends."""
@@ -519,7 +519,7 @@ class Loop:
         if not self.has_begun:
             return math.inf  # a fit takes one step at least, or a loop of short fits would never get on
         limit = min((rule.seconds for rule in self._limits.rules if isinstance(rule, TimeLimit)), default=math.inf)
-        return limit - self._limits.seconds_before - (time.perf_counter() - self._start)
+        return limit - self.seconds
 
     def _total_steps(self) -> int | None:
         """Return the most steps that this fit can take, None if nothing says."""

@@ -100,7 +100,7 @@ class Run:
         self._positions: npt.NDArray[np.void] | None = None  # for learners in compiled code
         self._stepper: Stepper | None = None
         self._loop: Loop | None = None  # of the fit that runs
-        self.fit_record: FitRecord | None = None  # of the last fit with a checkpoint
+        self.fit_record: FitRecord | None = None  # of the last fit, if it had a checkpoint
 
     @property
     def optimizer(self) -> Optimizer:
@@ -224,7 +224,9 @@ class Run:
         with turn.take():
             turn.finish()
             self._check_whole()
-            if checkpoint is not None:
+            if checkpoint is None:
+                self.fit_record = None
+            else:
                 left = self._limits_left(checkpoint, data, held_out, limits)
                 if left is None:
                     return self.history
@@ -320,6 +322,7 @@ class Run:
             if not loop.has_begun:
                 self.state = before
             self._show_positions()
+            self.fit_record = self._present_fit(loop)
             self._loop = None
 
     def step(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None) -> float:
@@ -441,9 +444,9 @@ class Run:
         return own
 
     def _present_fit(self, loop: Loop | None) -> FitRecord | None:
-        """Return the record of the fit, with the seconds that the present one has taken."""
+        """Return the record of the fit, with the seconds that it has taken so far."""
         record = self.fit_record
-        return record if record is None or loop is None else record._replace(seconds=record.seconds + loop.seconds)
+        return record if record is None or loop is None else record._replace(seconds=loop.seconds)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         own = state.copy()

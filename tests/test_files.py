@@ -717,3 +717,43 @@ def test_links_are_followed_rights_stay_and_what_is_no_file_is_left_alone(tmp_pa
         with pytest.raises(CheckpointError, match="no file that could be replaced"):
             model.save(tmp_path / name)
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_record_that_is_not_the_one_that_was_written_is_refused(tmp_path):
+    path = tmp_path / "model.npz"
+    MLP((2, 1), seed=0).save(path)
+    with np.load(path) as file:
+        entries = dict(file)
+    entries["record"] = np.frombuffer(entries["record"].tobytes().replace(b'"seed": 0', b'"seed": 1'), np.uint8)
+    np.savez(path, **entries)  # a whole archive, with checksums of its own
+    with pytest.raises(CheckpointError, match="the record is not the one that was written"):
+        fastbp.load(path)
+
+
+def test_file_is_replaced_as_a_whole_under_those_who_read_it(tmp_path):
+    path = tmp_path / "model.npz"
+    MLP((2, 1), seed=0).save(path)
+    old = path.read_bytes()
+    with path.open("rb") as reader:
+        MLP((2, 1), seed=1).save(path)
+        assert reader.read() == old
+    assert path.read_bytes() != old
+
+
+def test_seconds_of_a_time_limit_count_from_where_the_fit_began(tmp_path):
+    path = tmp_path / "run.npz"
+    fit_of("plain", checkpoint=path, max_steps=3)
+    path.write_bytes(rewritten(path.read_bytes(), put("trainer", "fit", "seconds", value=1e6)))
+    resumed = fit_of("plain", epochs=None, checkpoint=path, resume=True, stop=fastbp.TimeLimit(1e6))
+    assert resumed.history.stop_reason == "TimeLimit"
+    assert resumed.n_steps > 3
+    assert fastbp.load(path)._run.fit_record.seconds > 1e6
+
+
+def test_fit_without_a_checkpoint_leaves_none_to_complete(tmp_path):
+    path = tmp_path / "run.npz"
+    one = fit_of("plain", checkpoint=path, max_steps=3)
+    one.fit(*data(60), epochs=1)
+    one.save(path)
+    with pytest.raises(CheckpointError, match="without a fit to complete"):
+        fit_of("plain", checkpoint=path, resume=True)

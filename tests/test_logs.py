@@ -152,3 +152,11 @@ def test_logs_can_be_copied_and_foreign_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="notes is no log of epochs"):
         trainer().fit(x, y, epochs=1, callbacks=callbacks.JSONLog(tmp_path / "notes"))
     assert (tmp_path / "notes").read_text() == "no log\n"
+
+
+@pytest.mark.parametrize(("log", "rows_of"), LOGS.values(), ids=LOGS)
+def test_log_that_serves_another_run_begins_anew(log, rows_of, tmp_path):
+    (x, y), one = data(), log(tmp_path / "run")
+    trainer().fit(x, y, epochs=4, callbacks=one)
+    trainer().fit(x, y, epochs=2, callbacks=one)
+    assert [int(row["epoch"]) for row in rows_of(tmp_path / "run")] == [1, 2]

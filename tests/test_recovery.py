@@ -213,3 +213,35 @@ def test_wrong_options_of_reduce_rate_are_refused(options):
     (name,) = options
     with pytest.raises((TypeError, ValueError), match=name):
         ReduceRate(**options)
+
+
+def test_fit_goes_back_over_many_epochs_to_the_beginning_of_the_best_one_with_all_that_it_remembers():
+    x, _ = data(256)
+    y = x @ [1.0, -2.0, 0.5, 0.3]
+    trainer = Trainer(MLP((4, 1), seed=0), optimizer=SGD(0.05), batch_size=64, seed=0)
+    states, records = [], []
+
+    def watch(trainer, record):
+        states.append(trainer.model.params.copy())
+        records.append(record)
+        if record["epoch"] == 4:
+            trainer.learning_rate = 1.5  # from here on the loss grows, and overflows some dozens of epochs later
+
+    stop = [fastbp.Convergence(1e-12, 1000), fastbp.EarlyStopping(1000, monitor="loss", restore_best=False)]
+    with pytest.warns(RuntimeWarning, match="The model is that of 3 epochs again"):
+        history = trainer.fit(x, y, epochs=1000, on_divergence="restore", callbacks=watch, stop=stop, health=1)
+    losses = [record["loss"] for record in records]
+    assert len(losses) > 10
+    assert np.argmin(losses) == 3
+    assert trainer.model.params.tobytes() == states[2].tobytes()
+    assert trainer.n_steps == 3 * 4
+    np.testing.assert_array_equal(history.epoch, [1, 2, 3])
+    np.testing.assert_array_equal(history.loss, losses[:3])
+    np.testing.assert_array_equal(history.health.step, np.arange(12))
+    memory = trainer._run.state.memory
+    assert memory.judged_epochs == 3
+    assert memory.judged[0].best == losses[2]
+    assert (memory.table["best"][0], memory.table["waited"][0]) == (losses[2], 0.0)
+    trainer.learning_rate = 0.05
+    trainer.fit(x, y, epochs=1)
+    assert trainer.model.params.tobytes() == states[3].tobytes()
