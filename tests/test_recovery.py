@@ -245,3 +245,21 @@ def test_fit_goes_back_over_many_epochs_to_the_beginning_of_the_best_one_with_al
     trainer.learning_rate = 0.05
     trainer.fit(x, y, epochs=1)
     assert trainer.model.params.tobytes() == states[3].tobytes()
+
+
+def test_fit_goes_on_after_going_back_over_many_epochs():
+    x, _ = data(256)
+    y = x @ [1.0, -2.0, 0.5, 0.3]
+    trainer = Trainer(MLP((4, 1), seed=0), optimizer=SGD(0.05), batch_size=64, seed=0)
+
+    def watch(trainer, record):
+        if record["epoch"] == 4 and not trainer.history.divergences:
+            trainer.learning_rate = 1.5
+
+    history = trainer.fit(x, y, epochs=60, on_divergence=ReduceRate(0.01), callbacks=watch)
+    (divergence,) = history.divergences
+    assert divergence.n_epochs == 3
+    assert divergence.step > 40
+    np.testing.assert_array_equal(history.epoch, np.arange(1, 61))
+    np.testing.assert_allclose(history.learning_rate, [0.05] * 3 + [0.015] * 57)
+    assert history.loss[-1] < history.loss[2]
