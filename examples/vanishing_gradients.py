@@ -81,7 +81,7 @@ def main():
                 print(f"Loss after {len(history)} epochs: {history.loss[-1]:.3g}")
             draw(axes[:, column], name, history)
         axes[0, column].set(title=title, xlabel="layer", ylabel="gradient of a weight at the start", yscale="log")
-        axes[1, column].set(xlabel="epoch", ylabel="loss", yscale="log", ylim=(1e-4, 10))
+        axes[1, column].set(xlabel="epoch", ylabel="loss", yscale="log", ylim=(1e-5, 10))
         axes[1, column].legend(fontsize="small")
     figure.savefig("vanishing_gradients.png", dpi=150)
 
