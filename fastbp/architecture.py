@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastbp import activations, losses
+from fastbp import activations, checks, losses
 from fastbp.choices import Choice
 from fastbp.kernels.activations import ACTIVATIONS
-from fastbp.kernels.losses import LOSSES
+from fastbp.kernels.losses import LOSSES, VALUES
 from fastbp.layout import Layout
 from fastbp.names import name_of, nearest
 from fastbp.own import Activation as OwnActivation
@@ -34,6 +34,8 @@ _DTYPES = ("float32", "float64")
 class Architecture(NamedTuple):
     """What a model is apart from its numbers: the layout, one activation per layer, the loss, the dtype.
 
+    standardizes_x, standardizes_y : whether inputs, and targets, are standardized as they are read (`Scaling`).
+
     Names with an option have it in parentheses, as `Choice` writes them; what is a user's own stands there itself.
     """
 
@@ -41,6 +43,8 @@ class Architecture(NamedTuple):
     activations: tuple[str | OwnActivation, ...]
     loss: str | OwnLoss
     dtype: np.dtype[Any]
+    standardizes_x: bool = False
+    standardizes_y: bool = False
 
 
 def activation_of(name: str | OwnActivation) -> Activation:
@@ -93,6 +97,8 @@ def architecture_of(
     output: str | Choice,
     loss: str | Choice | None,
     dtype: npt.DTypeLike,
+    standardize: bool = False,
+    standardize_y: bool = False,
 ) -> Architecture:
     """Return the architecture that `MLP`'s parameters of these names describe.
 
@@ -104,7 +110,19 @@ def architecture_of(
     layout = Layout(sizes)
     names = (*_hidden_activations(activation, layout.n_layers - 1), _output_activation(output, layout.sizes[-1]))
     number = _dtype_of(dtype)
-    return Architecture(layout, names, _loss_of(loss, names[-1], layout.sizes[-1]), number)
+    architecture = Architecture(
+        layout,
+        names,
+        _loss_of(loss, names[-1], layout.sizes[-1]),
+        number,
+        checks.flag(standardize, "standardize"),
+        checks.flag(standardize_y, "standardize_y"),
+    )
+    if architecture.standardizes_y and loss_of(architecture.loss).targets != VALUES:
+        raise ValueError(
+            f"standardize_y is for targets of any size, those of mse and the like, not for loss {architecture.loss!s}"
+        )
+    return architecture
 
 
 def _hidden_activations(

@@ -257,9 +257,10 @@ class Driver:
             else:
                 what, layer = "norm of the gradient", program.last_not_finite(program.grads)
                 where = "by its square alone" if layer is None else f"in layer {layer}"
+            cure = _cure_of_divergence(program.plan.architecture, self._buffers.params, self.data)
             message = (
                 f"the {what} is not finite in step {n_steps} (epoch {self._position.n_epochs + 1}), {where}; the "
-                f"parameters are those before this step: {_cure_of_divergence(self._buffers.params, self.data)}"
+                f"parameters are those before this step: {cure}"
             )
             raise DivergenceError(message, n_steps, step_taken=False, layer=layer)
         if status == kernel.OVERFLOWED:
@@ -474,7 +475,7 @@ def single_step(driver: Driver, position: Position) -> float:
     return float(driver.records["loss"][0])
 
 
-def _cure_of_divergence(params: Array, data: Data) -> str:
+def _cure_of_divergence(architecture: Architecture, params: Array, data: Data) -> str:
     """Return what to try: no learning rate helps where the data are too large from the start."""
     if not np.isfinite(params).all():
         return "they are not finite themselves"
@@ -482,9 +483,14 @@ def _cure_of_divergence(params: Array, data: Data) -> str:
     for name, size in sizes.items():
         if not math.isfinite(size):
             return f"the {name} hold NaN or infinities themselves"
+    if architecture.standardizes_x:
+        sizes["inputs"] = 1.0
+    if architecture.standardizes_y:
+        sizes["targets"] = 1.0
     name = max(sizes, key=lambda which: sizes[which])
     if sizes[name] >= _LARGE:
-        return f"the {name} are as large as {sizes[name]:.3g}: scale them to about 1"
+        option = "standardize" if name == "inputs" else "standardize_y"
+        return f"the {name} are as large as {sizes[name]:.3g}: scale them to about 1, as {option}=True does"
     return "try a smaller learning rate, a warm-up or scaled inputs"
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from fastbp.architecture import activation_of
 from fastbp.blocks import numbers, row_blocks
@@ -13,13 +14,15 @@ from fastbp.diagnosis import Column, DataFacts, LayerFacts
 from fastbp.kernels.losses import VALUES
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from collections.abc import Callable
 
     from fastbp.architecture import Architecture
     from fastbp.network import Network
     from fastbp.sources import Data
 
 __all__ = ["data_facts", "layer_facts"]
+
+Rows: TypeAlias = npt.NDArray[np.float64]
 
 _ROWS = 256  # at most, for the scales of data
 
@@ -37,9 +40,10 @@ def layer_facts(architecture: Architecture) -> tuple[LayerFacts, ...]:
 
 
 def data_facts(network: Network, data: Data) -> DataFacts:
-    """Return what is to be known of training data."""
-    y = _columns_of(data.y) if network.targets == VALUES else ()
-    return DataFacts(_constant_columns(data.x), _columns_of(data.x), y)
+    """Return what is to be known of training data, as the network sees them."""
+    scaling = network.scaling
+    y = _columns_of(data.y, scaling.of_targets) if network.targets == VALUES else ()
+    return DataFacts(_constant_columns(data.x), _columns_of(data.x, scaling.of_inputs), y)
 
 
 def _constant_columns(x: npt.NDArray[Any]) -> tuple[int, ...]:
@@ -53,8 +57,8 @@ def _constant_columns(x: npt.NDArray[Any]) -> tuple[int, ...]:
     return tuple(columns.tolist()) if x.shape[0] > 1 else ()
 
 
-def _columns_of(array: npt.NDArray[Any]) -> tuple[Column, ...]:
-    rows = numbers(array[:: -(-array.shape[0] // _ROWS)]).astype(np.float64)
+def _columns_of(array: npt.NDArray[Any], scaled: Callable[[Rows], Rows]) -> tuple[Column, ...]:
+    rows = scaled(numbers(array[:: -(-array.shape[0] // _ROWS)]).astype(np.float64))
     with np.errstate(all="ignore"):
         sizes, spreads = np.sqrt(np.square(rows).mean(axis=0)), rows.std(axis=0)
     return tuple([Column(*pair) for pair in zip(sizes.tolist(), spreads.tolist(), strict=True)])

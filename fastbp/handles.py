@@ -16,7 +16,7 @@ from fastbp.kernels.handles import HANDLE, LEARNER
 from fastbp.kernels.losses import LABELS
 from fastbp.kernels.tables import RECORD, fill
 from fastbp.plan import Plan, capacity_for
-from fastbp.program import WHOLE_BLOCK, Program
+from fastbp.program import WHOLE_BLOCK
 from fastbp.state import Position
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def network_handles(network: Network, n: int | None, user: object) -> npt.NDArra
     """Return a handle of a network, shape (size,), or n of them as rows; they keep `user` alive."""
     dtype = network.architecture.dtype
     plan = Plan(network.architecture, WHOLE_BLOCK, trains=False, with_loss=False, derives=True)
-    programs = [Program(plan, network.params) for _ in range(n or 1)]
+    programs = [network.programs.program(plan) for _ in range(n or 1)]
     records = aligned_bytes(len(programs) * HANDLE.itemsize).view(HANDLE)
     leaves = {leaf.__name__: leaf.address(dtype) for leaf in _OF_NETWORKS}
     for index, program in enumerate(programs):
@@ -124,12 +124,10 @@ class _Programs:
     """The programs of one learner: steps with the loss, steps from the outputs' derivative, and gradients."""
 
     def __init__(self, network: Network, capacity: int, learning: Learning) -> None:
-        architecture, params = network.architecture, network.params
-        self.step = Program(training_plan(architecture, learning.rule, capacity, weighted=True), params)
-        self.step_from = Program(
-            training_plan(architecture, learning.rule, capacity, with_loss=False, weighted=True), params
-        )
-        self.gradient = Program(Plan(architecture, capacity, trains=True, with_loss=True, weighted=True), params)
+        architecture, make = network.architecture, network.programs.program
+        self.step = make(training_plan(architecture, learning.rule, capacity, weighted=True))
+        self.step_from = make(training_plan(architecture, learning.rule, capacity, with_loss=False, weighted=True))
+        self.gradient = make(Plan(architecture, capacity, trains=True, with_loss=True, weighted=True))
         # Of gradients, which count as no step; steps are told the run's own each time.
         self._position, self._record = Position(), np.zeros(1, RECORD)
         cursor, totals = self._position.cursor.ctypes.data, self._position.totals.ctypes.data

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastbp import archive, checks
 from fastbp.model import MLP
-from fastbp.recording import check_kind, network_from, run_from
+from fastbp.recording import check_kind, in_present_format, network_from, run_from
 from fastbp.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def load(path: str | os.PathLike[str], custom: Mapping[str, object] | None = Non
 
 
 def _made(read: archive.Archive, custom: Mapping[str, object]) -> MLP | Trainer[MLP]:
-    kind = check_kind(read)
+    kind, read = check_kind(read), in_present_format(read)
     network, seed = network_from(read, custom)
     model: MLP = MLP.__new__(MLP)
     model.__setstate__({"_network": network, "seed": seed})

@@ -160,8 +160,10 @@ class Loop:
         self._last_step = _sum_of_limits(self._first_step, limits.max_steps)
         last_epoch = _sum_of_limits(self._first_epoch, limits.epochs)
         n_workers = workers_for(threads, step_cost(network.architecture, batch_size))
-        is_weighted, watches = data.weights is not None, health_every > 0
-        plan = training_plan(network.architecture, rule, batch_size, n_workers, weighted=is_weighted, watches=watches)
+        is_weighted, self._watches = data.weights is not None, health_every > 0
+        plan = training_plan(
+            network.architecture, rule, batch_size, n_workers, weighted=is_weighted, watches=self._watches
+        )
         program = network.programs.training(plan)
         look_every = self._look_every()
         n_records = min(look_every or _MAX_EPOCHS_PER_CALL, _MAX_EPOCHS_PER_CALL, last_epoch - self._first_epoch)
@@ -179,8 +181,6 @@ class Loop:
         self._driver = Driver(
             program, buffers, rule, position, data, dealing, records, memory.table, look_every, health_every
         )
-        if watches:
-            history._watch(layer_facts(network.architecture), data_facts(network, data))
 
     @property
     def has_begun(self) -> bool:
@@ -196,6 +196,8 @@ class Loop:
         """Train until a limit is reached; `finish` has to follow, however this ends."""
         with Progress(self._limits.epochs, self._total_steps(), show_progress) as progress:
             self._history.stop_reason = None
+            if self._watches:
+                self._history._watch(layer_facts(self._network.architecture), data_facts(self._network, self._data))
             self._compile(progress)
             self._buffers.go_on()
             self._look_at_the_start()

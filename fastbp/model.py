@@ -65,6 +65,11 @@ class MLP:
         Of parameters, arithmetic and predictions.
     seed : int, optional
         Of the initial weights. By default one is drawn.
+    standardize, standardize_y : bool, default False
+        Whether the network sees each input, and learns each target, less its mean and over its standard deviation in
+        the training data of the first fit (`learn_scaling`), in float64 as they are read. Loss and history are then in
+        those units; predictions, metrics and derivatives in yours. `standardize_y` goes with mse, mae, huber, log_cosh,
+        quantile, gaussian_nll and a loss of your own.
 
     Attributes
     ----------
@@ -82,6 +87,8 @@ class MLP:
         Views of `params`: each layer's weights (n_in, n_out) and biases (n_out,).
     history : History or None
         Of the last fit.
+    x_mean, x_std, y_mean, y_std : ndarray of float64 or None
+        What inputs and targets are standardized by; None before it is learnt, and where nothing is.
 
     Raises
     ------
@@ -114,9 +121,11 @@ class MLP:
         init: str | npt.ArrayLike = "auto",
         dtype: npt.DTypeLike = "float32",
         seed: int | None = None,
+        standardize: bool = False,
+        standardize_y: bool = False,
     ) -> None:
         checks.first_initialisation(self, "_network")
-        architecture = architecture_of(sizes, activation, output, loss, dtype)
+        architecture = architecture_of(sizes, activation, output, loss, dtype, standardize, standardize_y)
         self.seed = checks.seed_of(seed)
         defaults = [activation_of(name).initializer for name in architecture.activations]
         generator = np.random.default_rng(self.seed)
@@ -129,7 +138,10 @@ class MLP:
         activation = hidden[0] if len(set(hidden)) == 1 else list(hidden)
         shown = f"{list(self.sizes)}, " + (f"activation={activation!r}, " if hidden else "")
         output, loss = architecture.activations[-1], architecture.loss
-        return f"MLP({shown}output={output!r}, loss={loss!r}, dtype={str(self.dtype)!r})"
+        shown += f"output={output!r}, loss={loss!r}, dtype={str(self.dtype)!r}"
+        shown += ", standardize=True" if architecture.standardizes_x else ""
+        shown += ", standardize_y=True" if architecture.standardizes_y else ""
+        return f"MLP({shown})"
 
     def _repr_html_(self) -> str:
         return html_table(self._summary_rows(), repr(self))
@@ -206,6 +218,54 @@ class MLP:
         """Views of each layer's biases, shape (n_out,); assigning to one of them copies in."""
         self._network.turn.settle()
         return self._network.architecture.layout.biases(self._network.params)
+
+    @property
+    def x_mean(self) -> npt.NDArray[np.float64] | None:
+        """Means of the inputs, shape (n_features,), a copy; None if none are learnt."""
+        return self._learnt(0, "mean")
+
+    @property
+    def x_std(self) -> npt.NDArray[np.float64] | None:
+        """Standard deviations of the inputs, likewise; 1 for a constant one."""
+        return self._learnt(0, "std")
+
+    @property
+    def y_mean(self) -> npt.NDArray[np.float64] | None:
+        """Means of the targets, shape (n_targets,), likewise."""
+        return self._learnt(1, "mean")
+
+    @property
+    def y_std(self) -> npt.NDArray[np.float64] | None:
+        """Standard deviations of the targets, likewise."""
+        return self._learnt(1, "std")
+
+    def _learnt(self, which: int, name: str) -> npt.NDArray[np.float64] | None:
+        learnt = self._network.scaling.learnt
+        spread = None if learnt is None else learnt[which]
+        return None if spread is None else getattr(spread, name).copy()
+
+    def learn_scaling(self, x: npt.ArrayLike, y: npt.ArrayLike) -> None:
+        """Learn from these data what inputs and targets are standardized by; also if a fit has learnt it already.
+
+        A first fit does so by itself. Call it before single steps, or where the fit is to begin with other data.
+
+        Parameters
+        ----------
+        x, y : array_like
+            As for `fit`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the model standardizes nothing, or naming the argument, what was expected and what was passed.
+        """
+        network = self._network
+        if not network.scaling.learns:
+            raise ValueError("the model standardizes nothing: make it with standardize=True, or standardize_y=True")
+        data = network.checked_data(x, y)
+        with network.turn.take():
+            network.turn.finish()
+            network.scaling.learn(data.x, data.y)
 
     @property
     def history(self) -> History | None:
@@ -331,7 +391,7 @@ class MLP:
             return out if out is not None else outputs
         self._network.turn.settle()
         layout, dtype = self._network.architecture.layout, self._network.architecture.dtype
-        array = arrays.features(x, layout.sizes[0], dtype, allow_empty=True)
+        array = self._network.checked_features(x, allow_empty=True)
         result = arrays.output(out, (array.shape[0], layout.sizes[-1]), dtype, array, self._network.params)
         evaluation.predict(self._network, array, result, threads)
         return result if out is None else out
@@ -482,7 +542,7 @@ class MLP:
         array([[[3., 4.]]], dtype=float32)
         """
         self._network.turn.settle()
-        features = arrays.features(x, self.sizes[0], self.dtype)
+        features = self._network.checked_features(x)
         return evaluation.jacobian(self._network, features)
 
     def compiled(self, n: int | None = None) -> npt.NDArray[Any]:

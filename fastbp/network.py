@@ -12,6 +12,7 @@ from fastbp.architecture import loss_of
 from fastbp.buffers import aligned_copy
 from fastbp.kernels.losses import COUNTS, FRACTIONS, LABELS, SIGNS
 from fastbp.program import Programs
+from fastbp.scaling import Scaling
 from fastbp.sharing import Word
 from fastbp.sources import Data
 from fastbp.turn import Turn
@@ -44,6 +45,8 @@ class Network:
     ----------
     params : ndarray, shape (n_params,)
         In the memory that kernels share.
+    scaling : Scaling
+        What standardizes inputs and targets.
     turn : Turn
         Whose turn it is to change them.
     programs : Programs
@@ -61,7 +64,8 @@ class Network:
 
     def _own(self, params: npt.NDArray[Any]) -> None:
         self.params = aligned_copy(params, self.architecture.dtype)
-        self.turn, self.programs = Turn(), Programs(self.architecture, self.params)
+        self.scaling = Scaling(self.architecture)
+        self.turn, self.programs = Turn(), Programs(self.architecture, self.params, self.scaling)
         self.word: Word | None = None
 
     def share(self) -> Word:
@@ -119,12 +123,12 @@ class Network:
         TypeError, ValueError
             Naming the argument, what was expected and what was passed.
         """
-        features = arrays.features(x, self.n_in, self.architecture.dtype, name=names[0], check_finite=check_finite)
+        features = self.checked_features(x, names[0], check_finite=check_finite)
         targets, is_labels = arrays.targets(
             y,
             features.shape[0],
             self.n_targets,
-            self.architecture.dtype,
+            np.float64 if self.architecture.standardizes_y else self.architecture.dtype,
             classes=self.targets == LABELS,
             permitted=_PERMITTED.get(self.targets),
             name=names[1],
@@ -139,6 +143,14 @@ class Network:
             arrays.check_some_weight(weights, "class_weight")
         return Data(features, targets, is_labels, weights)
 
+    def checked_features(
+        self, x: npt.ArrayLike, name: str = "x", allow_empty: bool = False, check_finite: bool = True
+    ) -> npt.NDArray[Any]:
+        """Check features, and return them as the kernels read them; as `arrays.features`."""
+        # What is standardized is so in float64: what float32 cannot hold may lie near its mean.
+        dtype = np.dtype(np.float64) if self.architecture.standardizes_x else self.architecture.dtype
+        return arrays.features(x, self.n_in, dtype, name, allow_empty=allow_empty, check_finite=check_finite)
+
     def checked_directions(
         self, x: npt.ArrayLike, directions: npt.ArrayLike, name: str, width: int
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -149,8 +161,7 @@ class Network:
         TypeError, ValueError
             Naming the argument, what was expected and what was passed.
         """
-        dtype = self.architecture.dtype
-        features = arrays.features(x, self.n_in, dtype)
+        dtype, features = self.architecture.dtype, self.checked_features(x)
         return features, arrays.targets(directions, len(features), width, dtype, classes=False, name=name)[0]
 
     def batch_at_once(self, x: object, y: object) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
@@ -175,11 +186,13 @@ class Network:
         if self.word is not None:
             with self.word.kept_from_learners():
                 params = params.copy()
-        return {"architecture": self.architecture, "params": params, "history": self.history}
+        learnt = self.scaling.learnt
+        return {"architecture": self.architecture, "params": params, "history": self.history, "learnt": learnt}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.architecture, self.history = state["architecture"], state["history"]
         self._own(state["params"])
+        self.scaling.put(state["learnt"])
 
 
 class Trainable(Protocol):

@@ -23,6 +23,7 @@ from fastbp.kernels import (
     noise,
     parameters,
     samples,
+    scaling,
     shaping,
     shuffle,
     single,
@@ -382,7 +383,9 @@ class Plan:
         has_lists = lists_gradients or lists_products
         keeps_z, shape = True in [self.keeps_z(index) for index in range(self.layout.n_layers)], self.shaping
         draws = shape.drops or shape.noise > 0.0
-        shapes_loss = self.with_loss and (self.weighted or shape.smoothing > 0.0)
+        scales_x, scales_y = self.architecture.standardizes_x, self.architecture.standardizes_y
+        shapes_input = draws or scales_x
+        shapes_loss = self.with_loss and (self.weighted or shape.smoothing > 0.0 or scales_y)
         shapes = self.watches or shape is not PLAIN
         has_parts = self.has_several_super_blocks or max(self.layout.sizes) > sums.LONG
         needed = {
@@ -400,13 +403,14 @@ class Plan:
             sums.add_parts: has_parts,
             shuffle.sample_order: True,
             gather.gather_rows: True,
+            gather.gather_standardized: scales_x or (scales_y and self.with_loss),
             gather.gather_labels: self.with_loss and self.loss.targets == LABELS,
             gather.copy: self.derives or shape.drops or keeps_z,
             transpose.panels_to_rows: True,
             transpose.panels_to_features: is_narrow or lists_gradients,
             updates.flush_rows: self.trains and self.rule is None,
-            samples.forward_block: not draws,
-            samples.forward_shaped_block: draws,
+            samples.forward_block: not shapes_input,
+            samples.forward_shaped_block: shapes_input,
             samples.loss_block: self.with_loss and not shapes_loss,
             samples.shaped_loss_block: shapes_loss,
             samples.weigh_batch: self.trains and self.weighted,
@@ -420,6 +424,7 @@ class Plan:
             parameters.shaped_parameters_of_tile: self.trains and not self.is_small and shapes,
             training.train_steps: self.trains and not (shapes or self.weighted),
             training.train_shaped_steps: self.trains and (shapes or self.weighted),
+            scaling.rescale: (scales_x or scales_y) and not self.with_loss,
             steps.take_step: self.trains,
             training.evaluate_range: self.with_loss and not self.trains,
             training.predict_range: not (self.with_loss or self.trains),

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fastbp.architecture import Architecture
+    from fastbp.scaling import Scaling
 
 __all__ = ["WHOLE_BLOCK", "Program", "Programs"]
 
@@ -93,6 +94,8 @@ class Program:
     plan : Plan
     params : ndarray, shape (n_params,), contiguous
         Read, and by training written, in place.
+    scaling : Scaling
+        Read in place.
 
     Attributes
     ----------
@@ -121,8 +124,8 @@ class Program:
         Those that `optimizer` points into; kept alive.
     """
 
-    def __init__(self, plan: Plan, params: npt.NDArray[Any]) -> None:
-        self.plan, self._params, self._arena = plan, params, _Arena()
+    def __init__(self, plan: Plan, params: npt.NDArray[Any], scaling: Scaling) -> None:
+        self.plan, self._params, self._scaling, self._arena = plan, params, scaling, _Arena()
         self._itemsize = plan.architecture.dtype.itemsize
         tables = {
             name: (self._arena.reserve(n * dtype.itemsize), n, dtype) for name, (n, dtype) in self._tables().items()
@@ -156,6 +159,7 @@ class Program:
             "n_layers": plan.layout.n_layers,
             "n_tasks": plan.n_tasks,
             "sizes": plan.sizes(),
+            "scaling": scaling.addresses(),
             "shaping": self._shaping(addresses["sums"]),
             "health": {"every": 0, "is_due": 0, "observed": addresses["observed"], "records": 0},
             "leaves": {name: self._address(leaf) for name, leaf in plan.leaves().items()},
@@ -480,10 +484,11 @@ class Programs:
     ----------
     architecture : Architecture
     params : ndarray, shape (n_params,)
+    scaling : Scaling
     """
 
-    def __init__(self, architecture: Architecture, params: npt.NDArray[Any]) -> None:
-        self._architecture, self._params = architecture, params
+    def __init__(self, architecture: Architecture, params: npt.NDArray[Any], scaling: Scaling) -> None:
+        self._architecture, self._params, self._scaling = architecture, params, scaling
         self._of_thread = threading.local()  # freed with it
         self._training: tuple[Program, ...] = ()
         self._word = 0
@@ -513,6 +518,10 @@ class Programs:
         for program in self._training:
             program.border["word"] = word
 
+    def program(self, plan: Plan) -> Program:
+        """Return a new program, which is the caller's."""
+        return Program(plan, self._params, self._scaling)
+
     def predicting(self) -> Program:
         """Return this thread's program for predictions."""
         return self._of_this_thread("predicting", with_loss=False)
@@ -534,7 +543,7 @@ class Programs:
         if program is None or program.plan.n_samples < n_samples or (weighted and not program.plan.weighted):
             capacity = capacity_for(n_samples, self._architecture.dtype)
             plan = Plan(self._architecture, capacity, trains=True, with_loss=True, weighted=weighted)
-            program = Program(plan, self._params)
+            program = self.program(plan)
         return program
 
     def give_back(self, program: Program) -> None:
@@ -547,7 +556,7 @@ class Programs:
             if program.plan == plan:
                 break
         else:
-            program = Program(plan, self._params)
+            program = self.program(plan)
             program.border["word"] = self._word
         others = [other for other in self._training if other is not program]
         self._training = (program, *others[: _MOST_TRAINING - 1])
@@ -559,5 +568,5 @@ class Programs:
             plan = Plan(
                 self._architecture, WHOLE_BLOCK, trains=False, with_loss=with_loss, derives=derives, weighted=weighted
             )
-            program = self._of_thread.__dict__[name] = Program(plan, self._params)
+            program = self._of_thread.__dict__[name] = self.program(plan)
         return program

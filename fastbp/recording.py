@@ -26,6 +26,7 @@ from fastbp.kernels.tables import RULE, TOTALS
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
 from fastbp.run import Run
+from fastbp.scaling import Learnt, Scaling, Spread
 from fastbp.shaping import Group, LayerShaping, Shaping
 from fastbp.state import NO_LIMIT, Buffers, Position, RuleMemory, RunState, Seen, SetAside, Snapshot
 from fastbp.stopping import check_rules
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMAT",
     "check_kind",
+    "in_present_format",
     "model_archive",
     "model_options",
     "network_from",
@@ -45,7 +47,8 @@ __all__ = [
     "run_options",
 ]
 
-FORMAT = 1
+# 2: models that standardize.
+FORMAT = 2
 _PROGRAM = "fastbp"
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -122,6 +125,7 @@ def model_archive(network: Network, seed: int) -> Archive:
     parts = _Parts({})
     history = None if network.history is None else _history_record(parts, network.history)
     record = _head("model") | {"model": model_options(network), "seed": seed, "history": history}
+    record["scaling"] = _scaling_record(parts, network.scaling)
     parts.put("params", network.params)
     return Archive(record, parts.arrays)
 
@@ -149,17 +153,20 @@ def run_archive(run: Run, seed: int) -> Archive:
         "fit": encoded(state["fit_record"], "the fit"),
     }
     record = _head("trainer") | {"model": model_options(run.network), "seed": seed, "options": run_options(run)}
+    record["scaling"] = _scaling_record(parts, run.network.scaling)
     return Archive(record | {"trainer": trainer, "history": _history_record(parts, state["history"])}, parts.arrays)
 
 
 def model_options(network: Network) -> dict[str, Any]:
     """Return what a model is apart from its numbers, as plain values."""
-    layout, activations, loss, dtype = network.architecture
+    architecture = network.architecture
     return {
-        "sizes": list(layout.sizes),
-        "activations": encoded(activations, "activation"),
-        "loss": encoded(loss, "loss"),
-        "dtype": dtype.name,
+        "sizes": list(architecture.layout.sizes),
+        "activations": encoded(architecture.activations, "activation"),
+        "loss": encoded(architecture.loss, "loss"),
+        "dtype": architecture.dtype.name,
+        "standardize": architecture.standardizes_x,
+        "standardize_y": architecture.standardizes_y,
     }
 
 
@@ -187,6 +194,7 @@ def resumed_run(run: Run, archive: Archive) -> Run:
     """
     if check_kind(archive) != "trainer":
         raise CheckpointError("the file is of a model: a fit goes on from the file of a trainer")
+    archive = in_present_format(archive)
     own = {
         own.name: own
         for own in (*run.network.architecture.activations, run.network.architecture.loss, run.optimizer)
@@ -242,6 +250,15 @@ def check_kind(archive: Archive) -> str:
     return str(kind)
 
 
+def in_present_format(archive: Archive) -> Archive:
+    """Return what a file of an older format, whose kind has been checked, would have in the present one."""
+    record = archive.record
+    if record["format"] < 2 and isinstance(record.get("model"), dict):
+        plain = {"standardize": False, "standardize_y": False}
+        record = record | {"model": record["model"] | plain, "scaling": None}
+    return archive._replace(record=record)
+
+
 def network_from(archive: Archive, custom: Custom) -> tuple[Network, int]:
     """Return the network in a file, and the seed of its model."""
     source = _Source(archive.record, archive.arrays, custom)
@@ -250,6 +267,7 @@ def network_from(archive: Archive, custom: Custom) -> tuple[Network, int]:
     n_params = architecture.layout.n_params
     params = source.array("params", (n_params,), architecture.dtype)
     network = Network(architecture, params)
+    network.scaling.put(_learnt_from(source, network.scaling))
     if archive.record.get("kind") == "model" and archive.record.get("history") is not None:
         network.history = _history_from(source, source.part(archive.record, "history"), network)
     return network, checks.seed_of(source.value(archive.record, "seed", int))
@@ -315,7 +333,36 @@ def _architecture_from(source: _Source, options: dict[str, Any]) -> Architecture
     sizes, activations = source.value(options, "sizes", tuple), source.value(options, "activations", tuple)
     *hidden, output = activations
     loss, dtype = source.value(options, "loss"), source.value(options, "dtype", str)
-    return architecture_of(sizes, hidden, output, loss, dtype)
+    standardize, standardize_y = [source.value(options, name, bool) for name in ("standardize", "standardize_y")]
+    return architecture_of(sizes, hidden, output, loss, dtype, standardize, standardize_y)
+
+
+def _scaling_record(parts: _Parts, scaling: Scaling) -> dict[str, Any] | None:
+    """Return what a network has learnt to standardize by; None if nothing."""
+    if scaling.learnt is None or not scaling.learns:
+        return None
+    spreads = {name: spread for name, spread in zip("xy", scaling.learnt, strict=True) if spread is not None}
+    return {
+        name: {"mean": parts.put(f"{name}.mean", spread.mean), "std": parts.put(f"{name}.std", spread.std)}
+        for name, spread in spreads.items()
+    }
+
+
+def _learnt_from(source: _Source, scaling: Scaling) -> Learnt | None:
+    if source.record.get("scaling") is None:
+        return None
+    part = source.part(source.record, "scaling")
+    spreads: list[Spread | None] = []
+    for name, n_columns in zip("xy", scaling.n_columns, strict=True):
+        if n_columns == 0:
+            spreads.append(None)
+            continue
+        of_name = source.part(part, name)
+        spread = Spread(*[source.array(of_name.get(field), (n_columns,), np.float64) for field in Spread._fields])
+        if not (np.isfinite(spread.mean).all() and np.isfinite(spread.std).all() and (spread.std > 0.0).all()):
+            raise CheckpointError(f"the record standardizes {name} by numbers that are no means and deviations")
+        spreads.append(Spread(owned(spread.mean), owned(spread.std)))
+    return spreads[0], spreads[1]
 
 
 def _shaping_from(source: _Source, options: dict[str, Any], network: Network, seed: int) -> Shaping:

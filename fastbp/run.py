@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from fastbp.optimizers import Optimizer
     from fastbp.rate_finder import RateCurve
     from fastbp.regularization import Regularizer
+    from fastbp.scaling import Learnt
     from fastbp.schedules import LearningRate
     from fastbp.shaping import Shaping
 
@@ -120,6 +121,7 @@ class Run:
         """
         self._rule, self._shaping, self.seed = other._rule, other._shaping, other.seed
         self.network.params[:], self.buffers.moments[:] = other.buffers.params, other.buffers.moments
+        self.network.scaling.put(other.network.scaling.learnt)
         self.buffers.set_aside, self.buffers.first_step = other.buffers.set_aside, other.buffers.first_step
         self.state, self.history, self.callback_memory = other.state, other.history, other.callback_memory
         self.network.history, self.fit_record, self._stepper = self.history, other.fit_record, None
@@ -219,7 +221,7 @@ class Run:
         limits.check()
         if callable(self._rule.optimizer.learning_rate):
             schedules.sample(self._rule.optimizer.learning_rate, self.n_steps, 1)
-        data.warn_of_lost_digits(self.network.architecture.dtype)
+        data.warn_of_lost_digits(self.network.architecture)
         turn = self.network.turn
         with turn.take():
             turn.finish()
@@ -235,7 +237,9 @@ class Run:
             memory = before.memory.for_fit(rules, None if validation is None else validation.data.fingerprint())
             state = before.for_fit(data.fingerprint, memory)
             loop = self._begin(state, data, limits, validation, functions, health_every, recovery, checkpoint)
-            work, finish = partial(self._train, loop, state, show_progress), partial(self._conclude, loop, before)
+            learnt = self.network.scaling.learnt
+            work = partial(self._train, loop, state, data, show_progress)
+            finish = partial(self._conclude, loop, before, learnt)
             if checkpoint is None:
                 turn.run(work, finish=finish)
             else:
@@ -310,17 +314,20 @@ class Run:
             checkpoint=checkpoint,
         )
 
-    def _train(self, loop: Loop, state: RunState, show_progress: bool) -> None:
+    def _train(self, loop: Loop, state: RunState, data: Data, show_progress: bool) -> None:
         self.state, self.network.history, self._loop = state, self.history, loop
         self._show_positions()
+        if not self.network.scaling.is_learnt:
+            self.network.scaling.learn(data.x, data.y)
         loop.run(show_progress)
 
-    def _conclude(self, loop: Loop, before: RunState) -> None:
+    def _conclude(self, loop: Loop, before: RunState, learnt: Learnt | None) -> None:
         """Finish a fit, or leave everything as it was if it has not taken a step. May begin anew at any place."""
         with self.buffers.calls:  # a copy that another thread takes meanwhile is of before or of after
             loop.finish()
             if not loop.has_begun:
                 self.state = before
+                self.network.scaling.put(learnt)
             self._show_positions()
             self.fit_record = self._present_fit(loop)
             self._loop = None
@@ -342,6 +349,7 @@ class Run:
         with turn.take():
             turn.finish()
             self._check_whole()
+            self._check_scaling()
             stepper = self._stepper
             if stepper is None or stepper.state is not self.state:
                 network = self.network
@@ -359,6 +367,8 @@ class Run:
         if checks.positive_int(n_steps, "n_steps") < 3:
             raise ValueError(f"n_steps must be 3 or more, got {n_steps}")
         data, other = self.network.checked_data(x, y), copy.deepcopy(self)
+        if not other.network.scaling.is_learnt:
+            other.network.scaling.learn(data.x, data.y)
         n_samples = data.x.shape[0]
 
         def step(rate: float, rows: npt.NDArray[np.intp]) -> float:
@@ -386,6 +396,7 @@ class Run:
         with turn.take():
             turn.finish()
             self._check_whole()
+            self._check_scaling()
             if self._positions is None:
                 self._positions = np.zeros(1, POSITIONS)
             self._show_positions()
@@ -418,6 +429,13 @@ class Run:
             raise RuntimeError(
                 "this process was forked while a step of this trainer was changing the parameters: make a new trainer "
                 "from whole ones, or fork between two fits"
+            )
+
+    def _check_scaling(self) -> None:
+        """Refuse steps in units that a later fit would change."""
+        if not self.network.scaling.is_learnt:
+            raise RuntimeError(
+                "the model standardizes, but has not learnt by what: call model.learn_scaling(x, y) before single steps"
             )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from fastbp.errors import warn
 from fastbp.kernels.gather import SOURCE_DTYPES
 from fastbp.kernels.tables import SOURCE
 from fastbp.resolution import lost_columns
+
+if TYPE_CHECKING:
+    from fastbp.architecture import Architecture
 
 __all__ = ["NO_DATA", "Data", "source_code", "source_of"]
 
@@ -62,15 +65,17 @@ class Data:
         """
         return _fingerprint(*((self.x, self.y) if self.weights is None else (self.x, self.y, self.weights)))
 
-    def warn_of_lost_digits(self, dtype: np.dtype[Any]) -> None:
-        """Warn once if rounding to the model's `dtype` loses what distinguishes the rows of a column."""
-        arrays = {"x": self.x} if self.is_labels else {"x": self.x, "y": self.y}
-        lost = {name: columns for name, array in arrays.items() if (columns := lost_columns(array, dtype))}
+    def warn_of_lost_digits(self, architecture: Architecture) -> None:
+        """Warn once if rounding to the model's dtype loses what distinguishes the rows of a column."""
+        arrays = {} if architecture.standardizes_x else {"x": self.x}
+        if not (self.is_labels or architecture.standardizes_y):
+            arrays["y"] = self.y
+        lost = {name: columns for name, array in arrays.items() if (columns := lost_columns(array, architecture.dtype))}
         if lost:
             named = " and ".join(_column_names(name, columns) for name, columns in lost.items())
             warn(
                 f"{named}: the values lie too close together, so far from 0, for float32, in which the model computes "
-                'and which keeps 7 digits of them; subtract the mean of each such column, or use dtype="float64"'
+                'and which keeps 7 digits of them; use standardize=True (of y: standardize_y=True), or dtype="float64"'
             )
 
 

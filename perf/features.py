@@ -55,6 +55,8 @@ def features_of(shape: Shape) -> list[Feature]:
         Feature("rate_factors", {"rate_factors": [(1.0, 0.1)] * n_layers}, {}),
         Feature("sample_weight", {}, {"sample_weight": weights}),
         Feature("health", {}, {"health": True}),
+        Feature("standardize", {}, {}, {"standardize": True}),
+        *([Feature("standardize_y", {}, {}, {"standardize_y": True})] if shape.loss == "mse" else []),
         *[Feature(name, {"optimizer": optimizer}, {}) for name, optimizer in OPTIMIZERS.items()],
     ]
 

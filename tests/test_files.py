@@ -130,7 +130,7 @@ def test_file_is_an_npz_that_numpy_reads(tmp_path):
             assert hashlib.sha256(file[name].tobytes()).hexdigest() == described["sha256"]
         assert hashlib.sha256(file["record"].tobytes()).digest() == file["sha256"].tobytes()
     assert record["program"] == "fastbp"
-    assert record["format"] == 1
+    assert record["format"] == 2
     assert set(record["environment"]) == {"fastbp", "Numba", "llvmlite", "CPU target"}
     assert record["model"]["sizes"] == [4, 8, 2]
 
@@ -304,8 +304,8 @@ def without(*names):
 
 FORGED = {
     "program": (put("program", value="other"), "no file of fastbp's"),
-    "format 0": (put("format", value=0), "format 0; fastbp .* reads 1 to 1"),
-    "format 2": (put("format", value=2), "format 2; fastbp .* reads 1 to 1"),
+    "format 0": (put("format", value=0), "format 0; fastbp .* reads 1 to 2"),
+    "format 3": (put("format", value=3), "format 3; fastbp .* reads 1 to 2"),
     "format text": (put("format", value="1"), "format '1'"),
     "kind": (put("kind", value="forest"), "unknown kind, 'forest'"),
     "sizes": (put("model", "sizes", value=[4, 1 << 40, 2]), "."),
@@ -442,7 +442,39 @@ def test_files_of_every_format_stay_readable(kind):
             assert len(loaded.history) == 4
             rng = np.random.default_rng(0)
             loaded.fit(rng.normal(size=(40, 3)), rng.normal(size=(40, 2)), epochs=1)
-    assert len(list(FORMATS.glob(f"format_*_{kind}.npz"))) == 1
+        assert (model.x_mean is None) == (path.name == f"format_1_{kind}.npz")
+        if model.x_mean is not None:
+            assert model.x_mean.tolist() == [1.0, 2.0, 3.0]
+            assert model.y_std.tolist() == [0.5, 4.0]
+    assert len(list(FORMATS.glob(f"format_*_{kind}.npz"))) == 2
+
+
+def test_a_run_of_format_1_is_completed(tmp_path):
+    path = tmp_path / "run.npz"
+    fit_of("plain", max_steps=5, checkpoint=path)
+    names = ("scaling",), ("model", "standardize"), ("model", "standardize_y")
+    for change in (put("format", value=1), *[without(*name) for name in names]):
+        path.write_bytes(rewritten(path.read_bytes(), change))
+    assert_same(fit_of("plain", checkpoint=path, resume=True), fit_of("plain"))
+
+
+def test_forged_scaling_is_refused(tmp_path):
+    x, y = data()
+    model = MLP((4, 8, 2), seed=0, standardize=True, standardize_y=True)
+    model.learn_scaling(x, y)
+    model.save(tmp_path / "model.npz")
+    content = (tmp_path / "model.npz").read_bytes()
+    for change, message in (
+        (put("scaling", "x", "std", value="y.std"), r"y\.std should be \(4,\)"),
+        (put("scaling", "x", "std", value="params"), "params should be"),
+        (put("scaling", "y", "std", value="y.mean"), "no means and deviations"),
+        (without("scaling", "y"), "no part 'y'"),
+        (put("scaling", value=3), "no part 'scaling'"),
+        (put("model", "standardize", value="no"), "'bool'"),
+    ):
+        (tmp_path / "forged.npz").write_bytes(rewritten(content, change))
+        with pytest.raises(CheckpointError, match=message):
+            fastbp.load(tmp_path / "forged.npz")
 
 
 RUNS = {

@@ -136,7 +136,7 @@ def place(trainer, elsewhere):
     """Move a trainer's moments, and its model's parameters, to where `elsewhere` copies them."""
     network, own = trainer.model._network, trainer._run.buffers
     network.params = own.params = elsewhere(network.params)
-    network.programs = program.Programs(network.architecture, network.params)
+    network.programs = program.Programs(network.architecture, network.params, network.scaling)
     own.moments = elsewhere(own.moments)
 
 
@@ -239,7 +239,7 @@ def test_fit_keeps_what_lies_around_the_arrays():
 def test_program_is_bounded_by_the_super_block_not_by_the_batch():
     model = fastbp.MLP([10, 20, 5], seed=0)
     sizes = [
-        program.Program(training_plan(model, n_samples), model.params)._arena.memory.nbytes
+        program.Program(training_plan(model, n_samples), model.params, model._network.scaling)._arena.memory.nbytes
         for n_samples in (1, 1024, 5000, 10**9)
     ]
     # Several super-blocks need room for sums that are not in the gradient yet.

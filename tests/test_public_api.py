@@ -62,7 +62,8 @@ SHAPING = "regularize=(), clip_norm=None, clip_value=None, ema=None, use_ema=Fal
 RUN = """sample_weight=None, class_weight=None, callbacks=(), validation_split=None, validation_every=1, health=False,
     on_divergence='raise', checkpoint=None, checkpoint_every=60.0, resume=False,
     check_finite=True"""
-MLP = """sizes, activation="relu", output="identity", *, loss=None, init="auto", dtype="float32", seed=None"""
+MLP = """sizes, activation="relu", output="identity", *, loss=None, init="auto", dtype="float32", seed=None,
+standardize=False, standardize_y=False"""
 MLP_FIT = f"""x, y, *, optimizer=Adam(), batch_size=32, epochs=100, max_steps=None, validation_data=None, stop=(),
     metrics=None, shuffle=True, drop_last=False, progress=False, threads=1, seed=None, {SHAPING}, {RUN}"""
 TRAINER = f"""model, *, optimizer=Adam(), batch_size=32, shuffle=True, drop_last=False, threads=1, seed=None,

@@ -33,11 +33,15 @@ def vjp_range(plan, source, first, last, out):
         n = forward_range(plan, source, start, last)
         d, d_other = plan.scratch.d, plan.scratch.d_other
         _gather_second(plan, source, n, n_out, d)
+        if plan.scaling.output_factors != 0:
+            call(plan.leaves.rescale, (d, n_out, n, plan.scaling.output_factors, plan.scaling.zeros))
         for index in range(plan.n_layers - 1, -1, -1):
             layer = layer_of(plan, index)
             call(layer.derivative, (d, layer.z, layer.h_out, layer.n_out, n, layer.constants))
             dense(plan, layer.backward, d, d_other, n, source.n_samples == 1)
             d, d_other = d_other, d
+        if plan.scaling.x_factors != 0:
+            call(plan.leaves.rescale, (d, n_in, n, plan.scaling.x_factors, plan.scaling.zeros))
         call(plan.leaves.copy, (d, d_other, n * n_in))  # what is tiny as zero
         to_rows(plan, d_other, n_in, n, out + start * n_in * size, n_in)
 
@@ -54,9 +58,13 @@ def jvp_range(plan, source, first, last, out):
         n = forward_range(plan, source, start, last)
         t, t_other = plan.scratch.d, plan.scratch.d_other
         _gather_second(plan, source, n, n_in, t)
+        if plan.scaling.x_factors != 0:
+            call(plan.leaves.rescale, (t, n_in, n, plan.scaling.x_factors, plan.scaling.zeros))
         for index in range(plan.n_layers):
             layer = layer_of(plan, index)
             dense(plan, layer.tangent, t, t_other, n, n == 1)
             call(layer.derivative, (t_other, layer.z, layer.h_out, layer.n_out, n, layer.constants))
             t, t_other = t_other, t
+        if plan.scaling.output_factors != 0:
+            call(plan.leaves.rescale, (t, n_out, n, plan.scaling.output_factors, plan.scaling.zeros))
         to_rows(plan, t, n_out, n, out + start * n_out * size, n_out)

@@ -10,6 +10,7 @@ from fastbp._jit import inline, leaf
 from fastbp.kernels.calls import call, int64_at, overlap
 from fastbp.kernels.gather import FLOAT32, FLOAT64
 from fastbp.kernels.handles import HANDLE, array_of, handle_at
+from fastbp.kernels.scaling import rescale_sample, standardize_sample
 from fastbp.kernels.simd import address_of
 from fastbp.kernels.single import STACK, cast_sample, jvp_sample, on_stack, predict_sample, vjp_sample
 from fastbp.kernels.tables import plan_at, source_at
@@ -97,6 +98,27 @@ def _sample_of(handle, array, room):
     return address_of(room)
 
 
+@inline
+def _inputs_of(handle, plan, array, room):
+    """The address of the inputs of an array of one row: as `_sample_of`, or, standardized, in `room`."""
+    scaling = plan.scaling
+    if scaling.x_means == 0:
+        return _sample_of(handle, array, room)
+    standardize_sample(array.address, array.column, array.dtype, scaling.x_means, scaling.x_factors, array.n_columns,
+                       room)  # fmt: skip
+    return address_of(room)
+
+
+@inline
+def _tangents_of(handle, plan, array, room):
+    """The address of the tangents of one sample: as `_sample_of`, or, of standardized inputs, in `room`."""
+    if plan.scaling.x_means == 0:
+        return _sample_of(handle, array, room)
+    cast_sample(array.address, array.column, array.dtype, array.n_columns, room)
+    rescale_sample(room, array.n_columns, plan.scaling.x_factors, plan.scaling.zeros)
+    return address_of(room)
+
+
 def _signature(T):
     return types.intp(types.intp, types.intp, types.CPointer(T))
 
@@ -111,7 +133,7 @@ def embedded_predict(handle, arrays, out):
     plan = plan_at(handle.plan)
     if x.n_rows != 1 or handle.fits_stack == 0 or x.n_columns > STACK:
         return _over_rows(handle, plan.leaves.predict_range, x, x, rows)
-    predict_sample(plan, _sample_of(handle, x, on_stack(out)), out)
+    predict_sample(plan, _inputs_of(handle, plan, x, on_stack(out)), out)
     return OK
 
 
@@ -130,16 +152,21 @@ def embedded_predict_sample(handle, x, n_x, out, n_out):
         place, n_out * size, handle.params, handle.n_params * size
     ):
         return OVERLAP
-    if handle.fits_stack == 0:
+    plan = plan_at(handle.plan)
+    if handle.fits_stack == 0 or (plan.scaling.x_means != 0 and n_x > STACK):
         if not take(handle):
             return BUSY
         source = source_at(handle.source)
         source.x, source.x_column, source.n_samples = x, size, 1
         source.x_dtype = FLOAT32 if size == 4 else FLOAT64
-        call(plan_at(handle.plan).leaves.predict_range, (handle.plan, handle.source, 0, 1, place))
+        call(plan.leaves.predict_range, (handle.plan, handle.source, 0, 1, place))
         give_back(handle)
         return OK
-    predict_sample(plan_at(handle.plan), x, out)
+    if plan.scaling.x_means != 0:
+        room, dtype = on_stack(out), FLOAT32 if size == 4 else FLOAT64
+        standardize_sample(x, size, dtype, plan.scaling.x_means, plan.scaling.x_factors, n_x, room)
+        x = address_of(room)
+    predict_sample(plan, x, out)
     return OK
 
 
@@ -155,7 +182,7 @@ def embedded_vjp(handle, arrays, d_x):
         return _over_rows(handle, plan.leaves.vjp_range, x, d_out, rows)
     d = on_stack(d_x)
     cast_sample(d_out.address, d_out.column, d_out.dtype, d_out.n_columns, d)
-    vjp_sample(plan, _sample_of(handle, x, on_stack(d_x)), d, d_x)
+    vjp_sample(plan, _inputs_of(handle, plan, x, on_stack(d_x)), d, d_x)
     return OK
 
 
@@ -169,6 +196,6 @@ def embedded_jvp(handle, arrays, t_out):
     plan = plan_at(handle.plan)
     if x.n_rows != 1 or handle.fits_stack == 0 or x.n_columns > STACK:
         return _over_rows(handle, plan.leaves.jvp_range, x, t_x, rows)
-    t = _sample_of(handle, t_x, on_stack(t_out))
-    jvp_sample(plan, _sample_of(handle, x, on_stack(t_out)), t, t_out)
+    t = _tangents_of(handle, plan, t_x, on_stack(t_out))
+    jvp_sample(plan, _inputs_of(handle, plan, x, on_stack(t_out)), t, t_out)
     return OK

@@ -9,6 +9,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastbp._jit import inline, leaf
+from fastbp.kernels.calls import float64_at
 from fastbp.kernels.panels import panel_of
 from fastbp.kernels.simd import (
     address_of,
@@ -126,6 +127,38 @@ def _cast_row(row, stride, dtype, n, out):
             out[j] = _read_integer(row + j * stride, dtype)
 
 
+@inline
+def _standardize_row(row, stride, dtype, means, factors, n, out):
+    """out[j] = the j-th number of a row, less its mean and times its factor, in float64; as `_cast_row`."""
+    if dtype == FLOAT32:
+        for j in range(n):
+            out[j] = (read_float32(row + j * stride) - means[j]) * factors[j]
+    elif dtype == FLOAT64:
+        for j in range(n):
+            out[j] = (read_float64(row + j * stride) - means[j]) * factors[j]
+    elif dtype == FLOAT16:
+        for j in range(n):
+            out[j] = (half_to_float32(read_uint16(row + j * stride)) - means[j]) * factors[j]
+    elif dtype == UINT8:
+        for j in range(n):
+            out[j] = (read_uint8(row + j * stride) - means[j]) * factors[j]
+    elif dtype == UINT64:
+        for j in range(n):
+            out[j] = (read_uint64(row + j * stride) - means[j]) * factors[j]
+    else:
+        for j in range(n):
+            out[j] = (_read_integer(row + j * stride, dtype) - means[j]) * factors[j]
+
+
+@inline
+def _transpose_panel(addresses, panel, width, n_features):
+    """Write a panel of samples whose rows lie at these addresses."""
+    lanes = lanes_of(panel)
+    for s in range(0, width, lanes):
+        for f in range(0, n_features, lanes):
+            transpose_rows(offset(addresses, s), f, offset(panel, f * width + s), width, width - s, n_features - f)
+
+
 def _gather_rows_signature(T):
     size = types.intp
     return types.void(size, size, size, size, types.CPointer(types.int64), size, size, types.CPointer(T),
@@ -140,7 +173,7 @@ def gather_rows(x, row_stride, column_stride, dtype, rows, n_samples, n_features
     panels : n_samples * n_features elements, overwritten. addresses : panel int64, scratch : panel * n_features
     elements, both overwritten. No checks: the caller validates rows and shape; any content is safe.
     """
-    panel, lanes = panel_of(panels), lanes_of(panels)
+    panel = panel_of(panels)
     itemsize = address_of(offset(panels, 1)) - address_of(panels)
     is_native = column_stride == itemsize and dtype == (FLOAT32 if itemsize == 4 else FLOAT64)
     for start in range(0, n_samples, panel):
@@ -153,10 +186,30 @@ def gather_rows(x, row_stride, column_stride, dtype, rows, n_samples, n_features
                 cast = offset(scratch, s * n_features)
                 _cast_row(x + rows[start + s] * row_stride, column_stride, dtype, n_features, cast)
                 addresses[s] = address_of(cast)
-        for s in range(0, width, lanes):
-            for f in range(0, n_features, lanes):
-                square = offset(panels, start * n_features + f * width + s)
-                transpose_rows(offset(addresses, s), f, square, width, width - s, n_features - f)
+        _transpose_panel(addresses, offset(panels, start * n_features), width, n_features)
+
+
+def _gather_standardized_signature(T):
+    plain = _gather_rows_signature(T)
+    return plain.return_type(*plain.args, types.intp, types.intp)
+
+
+@leaf(_gather_standardized_signature)
+def gather_standardized(
+    x, row_stride, column_stride, dtype, rows, n_samples, n_features, panels, addresses, scratch, means, factors
+):
+    """As `gather_rows`, each number less its column's mean and times its factor.
+
+    means, factors : addresses of n_features float64.
+    """
+    panel, means, factors = panel_of(panels), float64_at(means), float64_at(factors)
+    for start in range(0, n_samples, panel):
+        width = min(panel, n_samples - start)
+        for s in range(width):
+            row, out = x + rows[start + s] * row_stride, offset(scratch, s * n_features)
+            _standardize_row(row, column_stride, dtype, means, factors, n_features, out)
+            addresses[s] = address_of(out)
+        _transpose_panel(addresses, offset(panels, start * n_features), width, n_features)
 
 
 @leaf(lambda T: types.intp(types.intp, types.intp, types.intp, types.CPointer(types.int64), types.intp, types.intp,

@@ -30,13 +30,18 @@ def _forward_block(plan, source, start, n, shapes):
     """`forward_block`, or if the constant `shapes` is true `forward_shaped_block`."""
     plan, source = plan_at(plan), source_at(source)
     size, first = plan.sizes.itemsize, layer_of(plan, 0)
-    call(plan.leaves.gather, (source.x, source.x_row, source.x_column, source.x_dtype, plan.scratch.rows, n, first.n_in,
-                              first.h_in + start * first.n_in * size, plan.scratch.row_addresses,
-                              plan.scratch.cast))  # fmt: skip
+    panels = first.h_in + start * first.n_in * size
+    if shapes and plan.scaling.x_means != 0:
+        call(plan.leaves.gather_standardized, (
+            source.x, source.x_row, source.x_column, source.x_dtype, plan.scratch.rows, n, first.n_in, panels,
+            plan.scratch.row_addresses, plan.scratch.cast, plan.scaling.x_means, plan.scaling.x_factors,
+        ))  # fmt: skip
+    else:
+        call(plan.leaves.gather, (source.x, source.x_row, source.x_column, source.x_dtype, plan.scratch.rows, n,
+                                  first.n_in, panels, plan.scratch.row_addresses, plan.scratch.cast))  # fmt: skip
     if shapes and plan.leaves.add_noise != 0:
         key = key_of(plan.shaping.seed, plan.shaping.step, INPUT_NOISE)
-        call(plan.leaves.add_noise, (first.h_in + start * first.n_in * size, first.n_in, n,
-                                     plan.shaping.first + start, key, plan.shaping.noise))  # fmt: skip
+        call(plan.leaves.add_noise, (panels, first.n_in, n, plan.shaping.first + start, key, plan.shaping.noise))
     for index in range(plan.n_layers):
         layer = layer_of(plan, index)
         n_in, n_out = layer.n_in, layer.n_out
@@ -61,7 +66,7 @@ def forward_block(plan, source, start, n):
 
 @leaf(lambda T: types.void(types.intp, types.intp, types.intp, types.intp))
 def forward_shaped_block(plan, source, start, n):
-    """As `forward_block`, with noise on the inputs and units dropped where the plan says so."""
+    """As `forward_block`, with inputs standardized, noise on them and units dropped where the plan says so."""
     _forward_block(plan, source, start, n, True)
 
 
@@ -80,6 +85,11 @@ def _loss_block(plan, source, start, n, scale, sums, shapes):
     n_out, n_targets = last.n_out, plan.sizes.n_targets
     if source.y_is_label != 0:
         n_outside = call(plan.leaves.labels, (source.y, source.y_row, source.y_dtype, rows, n, n_out, targets))
+    elif shapes and plan.scaling.y_means != 0:
+        call(plan.leaves.gather_standardized, (
+            source.y, source.y_row, source.y_column, source.y_dtype, rows, n, n_targets, targets,
+            plan.scratch.row_addresses, plan.scratch.cast, plan.scaling.y_means, plan.scaling.y_factors,
+        ))  # fmt: skip
     else:
         call(plan.leaves.gather, (source.y, source.y_row, source.y_column, source.y_dtype, rows, n, n_targets, targets,
                                   plan.scratch.row_addresses, plan.scratch.cast))  # fmt: skip
@@ -116,7 +126,7 @@ def loss_block(plan, source, start, n, scale, sums):
 
 @leaf(lambda T: types.intp(types.intp, types.intp, types.intp, types.intp, types.float64, types.intp))
 def shaped_loss_block(plan, source, start, n, scale, sums):
-    """As `loss_block`, with weights of samples and smooth targets where there are any."""
+    """As `loss_block`, with weights of samples, and targets smooth or standardized, where the plan says so."""
     return _loss_block(plan, source, start, n, scale, sums, True)
 
 
@@ -149,6 +159,8 @@ def derivative_block(plan, source, start, n, scale, sums):
     n_out = layer_of(plan, plan.n_layers - 1).n_out
     call(plan.leaves.gather, (source.y, source.y_row, source.y_column, source.y_dtype, plan.scratch.rows, n, n_out,
                               plan.scratch.d, plan.scratch.row_addresses, plan.scratch.cast))  # fmt: skip
+    if plan.scaling.output_factors != 0:
+        call(plan.leaves.rescale, (plan.scratch.d, n_out, n, plan.scaling.output_factors, plan.scaling.zeros))
     for unit in range((n + plan.sizes.loss_unit - 1) // plan.sizes.loss_unit):
         here = loss_sums_of(sums, unit)
         here.loss = here.right = 0.0

@@ -11,6 +11,7 @@ from fastbp._jit import inline
 from fastbp.kernels.calls import call
 from fastbp.kernels.gather import FLOAT32, read_float32, read_float64
 from fastbp.kernels.products.dense import dense_of_one, multiply_row_at
+from fastbp.kernels.scaling import rescale_sample
 from fastbp.kernels.simd import address_of, flush, lanes_of, load_upto, pointer_at, store_upto
 from fastbp.kernels.sums import LONG
 from fastbp.kernels.tables import layer_of
@@ -92,8 +93,10 @@ def copy_sample(source, out, n):
 def predict_sample(plan, x, out):
     """Write the outputs of the sample at x to `out`."""
     h, partial = on_stack(out), on_stack(out)
-    outputs = forward_sample(plan, x, h, 0, address_of(partial))
-    copy_sample(pointer_at(outputs, out), out, layer_of(plan, plan.n_layers - 1).n_out)
+    outputs, n_out = forward_sample(plan, x, h, 0, address_of(partial)), layer_of(plan, plan.n_layers - 1).n_out
+    copy_sample(pointer_at(outputs, out), out, n_out)
+    if plan.scaling.output_factors != 0:
+        rescale_sample(out, n_out, plan.scaling.output_factors, plan.scaling.output_shifts)
 
 
 @inline
@@ -101,19 +104,24 @@ def vjp_sample(plan, x, d_out, d_x):
     """Write J.T @ d_out of the sample at x to `d_x`. d_out : on the stack, overwritten."""
     h, z, partial, d_other = on_stack(d_x), on_stack(d_x), on_stack(d_x), address_of(on_stack(d_x))
     forward_sample(plan, x, h, address_of(z), address_of(partial))
-    d = address_of(d_out)
+    d, n_in = address_of(d_out), layer_of(plan, 0).n_in
+    if plan.scaling.output_factors != 0:
+        n_out = layer_of(plan, plan.n_layers - 1).n_out
+        rescale_sample(d_out, n_out, plan.scaling.output_factors, plan.scaling.zeros)
     for index in range(plan.n_layers - 1, -1, -1):
         layer = layer_of(plan, index)
         _differentiate(plan, layer, d, address_of(h), address_of(z))
         into = d_other if index > 0 else address_of(d_x)
         dense_of_one(plan, layer.backward, d, into, address_of(partial))
         d, d_other = into, d
-    copy_sample(d_x, d_x, layer_of(plan, 0).n_in)
+    if plan.scaling.x_factors != 0:
+        rescale_sample(d_x, n_in, plan.scaling.x_factors, plan.scaling.zeros)
+    copy_sample(d_x, d_x, n_in)
 
 
 @inline
 def jvp_sample(plan, x, t_x, t_out):
-    """Write J @ t_x of the sample at x to `t_out`. t_x : the address of contiguous elements."""
+    """Write J @ t_x of the sample at x to `t_out`. t_x : the address of contiguous elements, already standardized."""
     h, z, partial = on_stack(t_out), on_stack(t_out), on_stack(t_out)
     forward_sample(plan, x, h, address_of(z), address_of(partial))
     t, into, other = t_x, address_of(on_stack(t_out)), address_of(on_stack(t_out))
@@ -122,4 +130,7 @@ def jvp_sample(plan, x, t_x, t_out):
         _product(plan, layer.tangent, t, into, t_out, address_of(partial))
         _differentiate(plan, layer, into, address_of(h), address_of(z))
         t, into, other = into, other, into
-    copy_sample(pointer_at(t, t_out), t_out, layer_of(plan, plan.n_layers - 1).n_out)
+    n_out, t = layer_of(plan, plan.n_layers - 1).n_out, pointer_at(t, t_out)
+    if plan.scaling.output_factors != 0:
+        rescale_sample(t, n_out, plan.scaling.output_factors, plan.scaling.zeros)
+    copy_sample(t, t_out, n_out)

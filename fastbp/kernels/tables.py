@@ -48,8 +48,17 @@ LEAVES = np.dtype(
             *("multiply_panel", "multiply_row", "multiply_column", "dense_packed", "pack_rows", "pack_columns"),
             *("dense_of_lists", "list_nonzeros", "multiply_nonzeros", "narrow_gradient", "add_rows", "add_parts"),
             # samples in and out, and their losses
-            *("order", "gather", "labels", "panels_to_rows", "panels_to_features", "copy", "loss"),
-            *("weighted_loss", "weigh_batch"),
+            *(
+                "order",
+                "gather",
+                "gather_standardized",
+                "labels",
+                "panels_to_rows",
+                "panels_to_features",
+                "copy",
+                "loss",
+            ),
+            *("weighted_loss", "weigh_batch", "rescale"),
             # parameters
             *("update", "coefficients", "shrink", "flush_rows"),
             # what shapes a step beside them
@@ -69,6 +78,20 @@ LEAVES = np.dtype(
             # whole calls
             *("train_steps", "take_step", "evaluate_range", "predict_range", "vjp_range", "jvp_range"),
         )
+    ],
+    align=True,
+)
+
+# What standardizes (`scaling`): float64, or 0 for what is not standardized.
+SCALING = np.dtype(
+    [
+        ("x_means", ADDRESS),
+        ("x_factors", ADDRESS),  # by which inputs less their means are multiplied
+        ("y_means", ADDRESS),
+        ("y_factors", ADDRESS),
+        ("output_factors", ADDRESS),  # and back: from outputs to the user's
+        ("output_shifts", ADDRESS),
+        ("zeros", ADDRESS),  # shifts of derivatives
     ],
     align=True,
 )
@@ -157,6 +180,7 @@ PLAN = np.dtype(
         ("sizes", SIZES),
         ("leaves", LEAVES),
         ("scratch", SCRATCH),
+        ("scaling", SCALING),
         ("shaping", SHAPING),
         ("health", HEALTH),
         # Shared by all workers.

@@ -413,5 +413,7 @@ def predict_range(plan, source, first, last, out):
     n_out = output.n_out
     for start in range(first, last, plan.sizes.block):
         n = forward_range(plan, source, start, last)
+        if plan.scaling.output_factors != 0:
+            call(plan.leaves.rescale, (output.h_out, n_out, n, plan.scaling.output_factors, plan.scaling.output_shifts))
         rows = out + start * n_out * plan.sizes.itemsize
         to_rows(plan, output.h_out, n_out, n, rows, n_out)

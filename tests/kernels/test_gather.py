@@ -58,6 +58,17 @@ def gathered(x, rows, dtype):
     return panels
 
 
+def gathered_and_standardized(x, rows, dtype, means, factors):
+    """As `gathered`, each number less its column's mean and times its factor."""
+    n_samples, n_features = len(rows), x.shape[1]
+    panel, order = panel_width(dtype), guarded(np.asarray(rows, np.int64))
+    panels = guarded(np.full(n_samples * n_features, np.nan, dtype))
+    addresses, scratch = guarded(np.zeros(panel, np.int64)), guarded(np.zeros(panel * n_features, dtype))
+    call(gather.gather_standardized, dtype, x, *x.strides, source_code(x.dtype), order, n_samples, n_features, panels,
+         addresses, scratch, guarded(means), guarded(factors))  # fmt: skip
+    return panels
+
+
 def assert_same_bits(actual, expected):
     assert actual.dtype == expected.dtype
     assert actual.tobytes() == expected.tobytes()
@@ -72,6 +83,18 @@ def test_gather_rows_any_dtype_and_strides_casts_and_transposes(source_dtype, vi
         x = source(rng, source_dtype, n_samples, n_features, view)
         rows = rng.permutation(n_samples)
         assert_same_bits(gathered(x, rows, dtype), panels_of(x[rows].astype(dtype)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("source_dtype", gather.SOURCE_DTYPES)
+def test_gather_standardized_any_dtype_and_strides_computes_in_float64(source_dtype, view, dtype):
+    rng = np.random.default_rng(0)
+    for n_samples, n_features in ((1, 1), (9, 17), (40, 33)):
+        x = source(rng, source_dtype, n_samples, n_features, view)
+        rows, means, factors = rng.permutation(n_samples), rng.normal(size=n_features), rng.normal(size=n_features)
+        expected = ((x[rows].astype(np.float64) - means) * factors).astype(dtype)
+        assert_same_bits(gathered_and_standardized(x, rows, dtype, means, factors), panels_of(expected))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
