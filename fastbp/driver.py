@@ -100,6 +100,8 @@ class Dealing(NamedTuple):
     shuffle: int = 0  # as in `sample_order`
     seed: int = 0  # of 64 bits, with a sign
     last_epoch: int = NO_LIMIT
+    offset: int = 0
+    more: bool = False
 
 
 class _Rates(NamedTuple):
@@ -214,6 +216,16 @@ class Driver:
         """Go on by another rule, with the same leaves and moments."""
         self._rule, self._program.user = rule, None
 
+    def take(self, program: Program, data: Data, dealing: Dealing) -> None:
+        """Go on with other data of the same epoch, or of the next one."""
+        self._program, self.data, self.dealing = program, data, dealing
+        program.user = None
+
+    def end_source(self) -> None:
+        """Let the epoch end with the data at hand."""
+        self.dealing = self.dealing._replace(more=False)
+        self._program.user = None
+
     def forget_rates(self) -> None:
         """Let the position be an earlier one than that of the last call."""
         self._rates = _Rates(self._position.n_steps, np.zeros(2))
@@ -289,9 +301,9 @@ class Driver:
         n_epochs = min(len(self.records), dealing.last_epoch - position.n_epochs)
         if self._look_every is not None:
             n_epochs = min(n_epochs, self._look_every - position.n_epochs % self._look_every)
-        per_epoch = -(dealing.epoch_size // -dealing.batch_size)
-        n_taken = -(int(position.cursor["position"]) // -dealing.batch_size)
-        return n_epochs * per_epoch - n_taken
+        per_epoch = -((dealing.epoch_size - dealing.offset) // -dealing.batch_size)
+        n_taken = -((int(position.cursor["position"]) - dealing.offset) // -dealing.batch_size)
+        return max(1, n_epochs * per_epoch - n_taken)
 
     def _ask_schedule(self, last_step: int) -> None:
         """Get the learning rates up to `last_step`."""
@@ -309,9 +321,10 @@ class Driver:
         """Write into the program's tables what stays the same from call to call."""
         if self._rule is not None:
             self._rule.describe(program, self._buffers)
-        batch_size, epoch_size, shuffle, seed, last_epoch = self.dealing
+        batch_size, epoch_size, shuffle, seed, last_epoch, offset, more = self.dealing
         costs = program.plan.costs(batch_size)
-        program.dealing[0] = batch_size, epoch_size, shuffle, seed, 0, last_epoch, 0, *costs  # in the table's order
+        # In the table's order.
+        program.dealing[0] = batch_size, epoch_size, offset, more, shuffle, seed, 0, last_epoch, 0, *costs
         program.of_worker[0] = _addresses(self._of_first_worker)
         program.numbers[...] = len(self.records), len(self.rules)
         program.plans["health"]["every"] = self._health_every

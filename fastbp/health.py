@@ -188,8 +188,9 @@ class Health:
         steps = records["step"][:, 0].astype(np.int64)
         row = int(self._steps[: self._length].searchsorted(steps[0]))
         stop = row + len(steps)
-        if stop > len(self._steps):
-            self._grow(max(stop, 2 * len(self._steps)))
+        capacity = len(self._table)  # the last to grow, if that is interrupted
+        if stop > capacity:
+            self._grow(max(stop, 2 * capacity))
         self._steps[row:stop], self._losses[row:stop] = steps, records["loss"][:, 0]
         sides = np.array([np.nan if layer.flat_sides is None else layer.flat_sides for layer in self.layers])
         with np.errstate(all="ignore"):

@@ -30,16 +30,20 @@ from fastbp.workers import workers_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from fastbp.chunks import Chunks
     from fastbp.driver import Rule
     from fastbp.fits import Checkpoint
     from fastbp.history import History
     from fastbp.network import Network
+    from fastbp.program import Program
     from fastbp.sources import Data
     from fastbp.state import Buffers, RunState
 
 __all__ = ["Callbacks", "Limits", "Loop", "Validation"]
 
 _MAX_EPOCHS_PER_CALL = 1 << 13  # bounds the table of epoch records
+_NEXT_SEED = 0x2545F4914F6CDD1D  # from the order of a chunk to that of the next one; any odd number would do
+_EXHAUSTED = "exhausted"  # a stop reason
 _RESTORED = "EarlyStopping(restore_best=True) has since restored the parameters of the best epoch"
 
 
@@ -100,11 +104,12 @@ class Loop:
     history : History
         Updated.
     data : Data
+        The first chunk, if there are chunks.
     limits : Limits
     validation : Validation, optional
     callbacks : Callbacks
-    batch_size : int
-        At most the number of samples.
+    batch_size : int, optional
+        All samples by default.
     shuffle : bool or int
     drop_last : bool
     seed : int
@@ -115,6 +120,8 @@ class Loop:
         What to do after a divergence.
     checkpoint : Checkpoint, optional
         Looked at between two calls.
+    chunks : Chunks, optional
+        What follows the data, which are their first, in each epoch.
     """
 
     def __init__(
@@ -129,7 +136,7 @@ class Loop:
         validation: Validation | None,
         callbacks: Callbacks,
         *,
-        batch_size: int,
+        batch_size: int | None,
         shuffle: bool | int,
         drop_last: bool,
         seed: int,
@@ -137,14 +144,15 @@ class Loop:
         health_every: int,
         recovery: ReduceRate | None,
         checkpoint: Checkpoint | None,
+        chunks: Chunks | None,
     ) -> None:
-        n_samples = data.x.shape[0]
         self._compiled_before = _jit.compile_seconds(), _jit.n_compiled()
         self._start = time.perf_counter()
         self._network, self._buffers, self._history, self._data = network, buffers, history, data
         self._position, self._memory = position, memory = state.position, state.memory
         self._validated = self._memory.seen[0] if self._memory.seen is not None else 0  # epochs, with their metrics
-        position.data = data
+        position.data, position.is_in_chunks = data, chunks is not None
+        self._chunks = chunks
         self._rule = rule
         self._set_aside = buffers.set_aside if buffers.is_untouched else None
         self._limits, self._validation, self._callbacks = limits, validation, callbacks
@@ -159,27 +167,47 @@ class Loop:
         self._ended = _Ended(self._first_epoch, self._start)
         self._last_step = _sum_of_limits(self._first_step, limits.max_steps)
         last_epoch = _sum_of_limits(self._first_epoch, limits.epochs)
-        n_workers = workers_for(threads, step_cost(network.architecture, batch_size))
-        is_weighted, self._watches = data.weights is not None, health_every > 0
-        plan = training_plan(
-            network.architecture, rule, batch_size, n_workers, weighted=is_weighted, watches=self._watches
-        )
-        program = network.programs.training(plan)
-        look_every = self._look_every()
+        self._watches = health_every > 0
+        self._batch_size, self._shuffle, self._drop_last, self._seed = batch_size, shuffle, drop_last, seed
+        self._threads, self._last_epoch = threads, last_epoch
+        look_every = 1 if chunks is not None else self._look_every()
         n_records = min(look_every or _MAX_EPOCHS_PER_CALL, _MAX_EPOCHS_PER_CALL, last_epoch - self._first_epoch)
         records = np.zeros(n_records, RECORD)
-        self._dealing = dealing = Dealing(
-            batch_size,
-            n_samples // batch_size * batch_size if drop_last else n_samples,
-            # Of all samples, any order has the same mean; a window of all is none.
-            0 if batch_size == n_samples else int(shuffle) if shuffle < n_samples else 1,
-            seed - 2**64 if seed >= 2**63 else seed,
-            last_epoch,
-        )
+        program, self._dealing = self._program_for(data), self._dealing_of(data)
+        dealing = self._dealing
         if int(position.cursor["position"]) >= dealing.epoch_size:  # of a file that somebody has made
             raise ValueError(f"the run stands at sample {position.cursor['position']} of {dealing.epoch_size}")
         self._driver = Driver(
             program, buffers, rule, position, data, dealing, records, memory.table, look_every, health_every
+        )
+
+    def _program_for(self, data: Data) -> Program:
+        """Return the program that trains on these data."""
+        n_samples, architecture = data.x.shape[0], self._network.architecture
+        batch_size = min(self._batch_size or n_samples, n_samples)
+        if self._chunks is not None:  # others may have more
+            batch_size = self._batch_size or n_samples
+        n_workers = workers_for(self._threads, step_cost(architecture, batch_size))
+        is_weighted = data.weights is not None
+        plan = training_plan(
+            architecture, self._rule, batch_size, n_workers, weighted=is_weighted, watches=self._watches
+        )
+        return self._network.programs.training(plan)
+
+    def _dealing_of(self, data: Data, before: Dealing | None = None) -> Dealing:
+        """Return how data are dealt out, all of them or a chunk that follows another one in the same epoch."""
+        n_samples, offset = data.x.shape[0], 0 if before is None else before.epoch_size
+        batch_size = min(self._batch_size or n_samples, n_samples)
+        seed = self._seed if before is None else before.seed + _NEXT_SEED
+        return Dealing(
+            batch_size,
+            offset + (n_samples // batch_size * batch_size if self._drop_last else n_samples),
+            # Of all samples, any order has the same mean; a window of all is none.
+            0 if batch_size == n_samples else int(self._shuffle) if self._shuffle < n_samples else 1,
+            (seed + 2**63) % 2**64 - 2**63,
+            self._last_epoch,
+            offset,
+            more=self._chunks is not None,
         )
 
     @property
@@ -207,7 +235,10 @@ class Loop:
             self._ended = _Ended(self._first_epoch, self._start - self._position.epoch_seconds)
             reason = None
             while reason is None:
+                before = self._position.n_epochs, self._n_recoveries
                 reason = self._take_in(self._driver.advance(self._last_step, self._seconds_left()))
+                if reason is None and self._chunks is not None:
+                    reason = self._feed(self._chunks, before != (self._position.n_epochs, self._n_recoveries))
                 if self._checkpoint is not None:
                     reason = self._checkpoint.look() or reason
                 if progress.is_shown:
@@ -216,6 +247,21 @@ class Loop:
             if status != kernel.PAUSED:  # a time limit had cut the step
                 reason = self._take_in(status) or reason
             self._history.stop_reason = reason
+
+    def _feed(self, chunks: Chunks, begins_epoch: bool) -> str | None:
+        """Hand over the next chunk if it is time; returns why the fit ends if an epoch begins and there is none."""
+        if not begins_epoch and int(self._position.cursor["position"]) < self._dealing.epoch_size:
+            return None
+        chunk = chunks.begin() if begins_epoch else chunks.next()
+        if chunk is None and begins_epoch:
+            return _EXHAUSTED
+        if chunk is None:
+            self._driver.end_source()
+            return None
+        self._dealing = self._dealing_of(chunk, None if begins_epoch else self._dealing)
+        self._data = self._position.data = chunk
+        self._driver.take(self._program_for(chunk), chunk, self._dealing)
+        return None
 
     def _take_in(self, status: int) -> str | None:
         """Record and validate what the last call of the kernel has done; returns why the fit ends, or None."""
@@ -282,7 +328,7 @@ class Loop:
     def _look_at_epoch(self) -> str | None:
         """Validate the last epoch if it is due, ask rules and callbacks; returns why the fit ends, or None."""
         validation = self._validation
-        if validation is not None and self._position.n_epochs % validation.every == 0:
+        if validation is not None and self._is_due(validation):
             self._validate(validation, validation.metrics)
         if self._memory.monitors:
             self._judge(self._columns())
@@ -291,6 +337,10 @@ class Loop:
         if self._recovery is not None:
             self._keep_good()
         return reason
+
+    def _is_due(self, validation: Validation) -> bool:
+        """Return whether the last epoch is one of those that are validated."""
+        return self._position.n_epochs % validation.every == 0
 
     def _columns(self) -> dict[str, float]:
         """Return what the last epoch has of the columns that rules watch."""
@@ -372,22 +422,22 @@ class Loop:
             progress.message(f"compiled {n_compiled} kernels in {seconds:.1f} s; the next process loads them from disk")
 
     def _look_at_the_start(self) -> None:
-        """Make the present parameters a candidate for the best ones, or validate what an interrupted call could not."""
-        position, validation = self._position, self._validation
-        if validation is None:
-            return
-        metrics = [name for name in validation.metrics if name in self._history.metrics]
-        unvalidated = position.unvalidated
-        if self._memory.seen is None:
+        """Make the present parameters a candidate for the best ones, or look at what an interrupted call could not."""
+        position, validation, unvalidated = self._position, self._validation, self._position.unvalidated
+        is_unseen = unvalidated is not None and unvalidated.tobytes() == self._buffers.params.tobytes()
+        if validation is not None and self._memory.seen is None:
             self._look(validation)
         if self._memory.seen is not None and self._memory.judged_epochs < 0:
             _, loss, accuracy = self._memory.seen
             self._judge({"validation_loss": loss, "validation_accuracy": accuracy})
-        elif unvalidated is not None and unvalidated.tobytes() == self._buffers.params.tobytes():
-            self._validate(validation, metrics)
-            self._judge(self._columns())
+        elif is_unseen:
+            if validation is not None and self._is_due(validation):
+                self._validate(validation, [name for name in validation.metrics if name in self._history.metrics])
+            if self._memory.monitors:
+                self._judge(self._columns())
         position.unvalidated = None
-        self._history._add_columns(validation.metrics)
+        if validation is not None:
+            self._history._add_columns(validation.metrics)
 
     def _collect(self) -> bool:
         """Move the epochs that the kernel has recorded into the history; returns whether there were any.
@@ -483,10 +533,16 @@ class Loop:
             self._history._fill(n_epochs, validation_loss=loss, validation_accuracy=accuracy)
 
     def unvalidated(self) -> npt.NDArray[Any] | None:
-        """Return a copy of the parameters if the last epoch is not validated: if they stay, the next fit does it."""
-        n_epochs, validation = self._position.n_epochs, self._validation
-        is_validated = validation is None or n_epochs % validation.every > 0 or self._validated >= n_epochs
-        if is_validated or self._position.is_mid_epoch or not self.has_begun:
+        """Return a copy of the parameters if the last epoch is not validated, or judged, as the next fit then does.
+
+        None if there is nothing to do, or no epoch has ended since the last fit.
+        """
+        n_epochs, validation, monitors = self._position.n_epochs, self._validation, self._memory.monitors
+        is_due = validation is not None and self._is_due(validation)
+        is_validated = not is_due or self._validated >= n_epochs
+        watches = is_due or bool({"loss", "accuracy"} & set(monitors))
+        is_judged = not (monitors and watches) or self._memory.judged_epochs >= n_epochs
+        if (is_validated and is_judged) or self._position.is_mid_epoch or not self.has_begun:
             return None
         return self._buffers.present.params.copy()
 
@@ -528,7 +584,7 @@ class Loop:
         steps = []
         if self._limits.max_steps is not None:
             steps.append(self._limits.max_steps)
-        if self._limits.epochs is not None:
+        if self._limits.epochs is not None and self._chunks is None:
             dealing, n_samples = self._dealing, int(self._position.cursor["position"])
             per_epoch, done = -(dealing.epoch_size // -dealing.batch_size), -(n_samples // -dealing.batch_size)
             steps.append(self._limits.epochs * per_epoch - done)

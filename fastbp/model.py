@@ -275,8 +275,8 @@ class MLP:
 
     def fit(
         self,
-        x: npt.ArrayLike,
-        y: npt.ArrayLike,
+        x: npt.ArrayLike | Iterable[Any],
+        y: npt.ArrayLike | None = None,
         *,
         optimizer: Optimizer = Adam(),  # noqa: B008 - frozen
         batch_size: int | None = 32,

@@ -14,6 +14,7 @@ import numpy as np
 
 from fastbp import checks, schedules
 from fastbp.callbacks import check_callbacks
+from fastbp.chunks import Chunks, check_chunks
 from fastbp.driver import Stepper, rule_of
 from fastbp.fits import TERMINATED, FitRecord
 from fastbp.handles import Learning, learner_handles
@@ -178,8 +179,8 @@ class Run:
 
     def fit(
         self,
-        x: npt.ArrayLike,
-        y: npt.ArrayLike,
+        x: Any,
+        y: npt.ArrayLike | None,
         *,
         epochs: int | None,
         max_steps: int | None,
@@ -200,9 +201,18 @@ class Run:
     ) -> History:
         """Train for some epochs or steps more, as `Trainer.fit`. trainer : for the callbacks."""
         looks = checks.flag(check_finite, "check_finite")
-        data = self.network.checked_data(
-            x, y, sample_weight=sample_weight, class_weight=class_weight, check_finite=looks
-        )
+        chunks = None
+        if y is None:
+            if sample_weight is not None or validation_split is not None or checkpoint is not None:
+                raise ValueError(
+                    "sample_weight, validation_split and checkpoint need data as arrays: chunks may be (x, y, "
+                    "sample_weight), and validation_data may be given"
+                )
+            data, chunks = self._first_of_chunks(x, class_weight, looks)
+        else:
+            data = self.network.checked_data(
+                x, y, sample_weight=sample_weight, class_weight=class_weight, check_finite=looks
+            )
         functions = Callbacks(check_callbacks(callbacks), trainer)
         rules = check_rules(stop)
         limits = Limits(
@@ -236,7 +246,7 @@ class Run:
             before = self.state
             memory = before.memory.for_fit(rules, None if validation is None else validation.data.fingerprint())
             state = before.for_fit(data.fingerprint, memory)
-            loop = self._begin(state, data, limits, validation, functions, health_every, recovery, checkpoint)
+            loop = self._begin(state, data, limits, validation, functions, health_every, recovery, checkpoint, chunks)
             learnt = self.network.scaling.learnt
             work = partial(self._train, loop, state, data, show_progress)
             finish = partial(self._conclude, loop, before, learnt)
@@ -292,8 +302,8 @@ class Run:
         health_every: int,
         recovery: ReduceRate | None,
         checkpoint: Checkpoint | None,
+        chunks: Chunks | None,
     ) -> Loop:
-        n_samples = data.x.shape[0]
         return Loop(
             self.network,
             self._rule,
@@ -304,7 +314,7 @@ class Run:
             limits,
             validation,
             callbacks,
-            batch_size=min(self._batch_size or n_samples, n_samples),
+            batch_size=self._batch_size,
             shuffle=self._shuffle,
             drop_last=self._drop_last,
             seed=self.seed,
@@ -312,7 +322,39 @@ class Run:
             health_every=health_every,
             recovery=recovery,
             checkpoint=checkpoint,
+            chunks=chunks,
         )
+
+    def _first_of_chunks(
+        self, iterable: object, class_weight: Mapping[int, float] | str | None, check_finite: bool
+    ) -> tuple[Data, Chunks]:
+        """Return the first chunk of an iterable, and what yields the others."""
+        if class_weight == "balanced":
+            raise ValueError("class_weight='balanced' needs data as arrays: of chunks pass a dict")
+        is_weighted: list[bool] = []  # whether the first one is
+
+        def checked(chunk: Any, number: int) -> Data | None:
+            name = f"chunk {number}"
+            if not isinstance(chunk, (tuple, list)) or len(chunk) not in (2, 3):
+                got = f"{len(chunk)} entries" if isinstance(chunk, (tuple, list)) else type(chunk).__name__
+                raise TypeError(f"{name} must be (x, y) or (x, y, sample_weight), got {got}")
+            x, y, weights = (*chunk, None)[:3]
+            if not is_weighted:
+                is_weighted.append(weights is not None)
+            if is_weighted[0] != (weights is not None):
+                raise ValueError(f"{name} must have weights as the first one, or none as that")
+            if np.ndim(x) == 2 and np.shape(x)[0] == 0:
+                return None
+            names = f"x of {name}", f"y of {name}", f"sample_weight of {name}"
+            return self.network.checked_data(
+                x, y, names, weights, class_weight, may_weigh_nothing=True, check_finite=check_finite
+            )
+
+        chunks = Chunks(check_chunks(iterable), checked)
+        first = chunks.begin()
+        if first is None:
+            raise ValueError("x must be an iterable of chunks, got one without any sample")
+        return first, chunks
 
     def _train(self, loop: Loop, state: RunState, data: Data, show_progress: bool) -> None:
         self.state, self.network.history, self._loop = state, self.history, loop

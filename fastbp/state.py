@@ -35,6 +35,7 @@ Array = npt.NDArray[Any]
 _OF_RUN = ["epoch", "position", "stop_rule", "spent"]  # fields of CURSOR, beside "step" and "n_records"
 _OF_STEP = ["super_blocks_done", "phase", "task", "updating"]
 _NOTHING_DONE = 0, 0, 0, 0
+_OF_CHUNKS = "chunks"  # in the place of a fingerprint, which it equals none
 
 
 class Position:
@@ -46,8 +47,9 @@ class Position:
         self.totals = np.zeros((), TOTALS)
         self.epoch_seconds = 0.0  # spent on an epoch that was stopped midway
         self.data: Data | None = None  # of the fit that runs
+        self.is_in_chunks = False  # whether that goes through chunks: then no later one can go on in mid-epoch
         self._fingerprint: str | None = None  # in mid-epoch, of the data
-        self.unvalidated: Array | None = None  # the parameters after an epoch that a call could not validate
+        self.unvalidated: Array | None = None  # the parameters after an epoch that a call could not validate, or judge
 
     @property
     def n_steps(self) -> int:
@@ -72,6 +74,8 @@ class Position:
     @property
     def fingerprint(self) -> str | None:
         """Of the data in whose epoch the run stands."""
+        if self.is_in_chunks:
+            return _OF_CHUNKS
         return self._fingerprint if self.data is None else self.data.fingerprint()
 
     def leave(self) -> None:

@@ -225,8 +225,8 @@ class Trainer(Generic[M]):
 
     def fit(
         self,
-        x: npt.ArrayLike,
-        y: npt.ArrayLike,
+        x: npt.ArrayLike | Iterable[Any],
+        y: npt.ArrayLike | None = None,
         *,
         epochs: int | None = 100,
         max_steps: int | None = None,
@@ -256,6 +256,10 @@ class Trainer(Generic[M]):
         x : array_like, shape (n_samples, n_features), read-only
             bool, integers or floats of any width, order and strides, as they are. Finite. Any byte of a bool array that
             is not 0 is read as 1.
+            Without a y: an iterable of chunks ``(x, y)`` or ``(x, y, sample_weight)``, each as large as you like. An
+            epoch goes through it once, in mini-batches of each chunk, which is shuffled by itself; while one trains,
+            another thread gets the next. A list, or an object whose `__iter__` begins anew, serves any number of
+            epochs; a generator one, after which the fit ends with the stop reason "exhausted".
         y : array_like, read-only
             Values (n_samples, n_out), for one output also (n_samples,); for a softmax integer classes (n_samples,) or
             (n_samples, 1), or probabilities (n_samples, n_out), each rounded to three decimals or more exact.

@@ -65,6 +65,24 @@ class LineInjector(Injector):
         return self._in_frame
 
 
+class Observer(Injector):
+    """A trace function that calls `act` at every `stride`-th of those points, as a signal's handler would be."""
+
+    def __init__(self, act, stride):
+        super().__init__(None, sys.maxsize)
+        self._act, self._stride, self._n = act, stride, 0
+
+    def _pass(self, frame):
+        self._n += 1
+        if self._n % self._stride == 0:
+            before = sys.gettrace()
+            sys.settrace(None)
+            try:
+                self._act()
+            finally:
+                sys.settrace(before)
+
+
 def call_with(injector, function):
     """Call `function` with the injector at work; return whether it came to its point, and what was raised."""
     before = sys.gettrace()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import fastbp
+from injection import Observer, call_with
 from problems import bits, classes, classifier, regression, regressor, rows_of, state_of
 
 FOREVER = 10**9
@@ -160,12 +161,40 @@ def check_that_copies_go_on_like_the_original(copies, trainer, x, y, **arguments
     # What the end of a fit does, such as going back to the best epoch, is ahead of those that have all its steps.
     copies = [other for other in copies if other.n_steps < trainer.n_steps]
     assert copies
-    for other in copies[:: max(1, len(copies) // 40)]:
+    for other in copies[:: max(1, len(copies) // 70)]:
         assert other.n_steps == 0 or other.model.history is other.history
         other.fit(x, y, epochs=None, max_steps=trainer.n_steps - other.n_steps, **arguments)
         assert state_of(other) == state_of(trainer)
         assert rows_of(other.history) == rows_of(trainer.history)
         assert other.history.best_epoch == trainer.history.best_epoch
+
+
+OBSERVED = {
+    "plain": {},
+    "validated": WATCHED,
+    "metric": WATCHED | {"metrics": {"error": lambda y, prediction: abs(y - prediction).max()}},
+    "watches the metric": {
+        "validation_data": regression(7),
+        "metrics": {"error": lambda y, prediction: abs(y - prediction).max()},
+        "stop": fastbp.EarlyStopping(10**6, monitor="error"),
+    },
+    "watches the loss": {"stop": fastbp.EarlyStopping(10**6, monitor="loss")},
+    "every other epoch": WATCHED | {"validation_every": 2},
+    "health": {"health": 7},
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9, "use_ema": True}], ids=["plain", "average"])
+@pytest.mark.parametrize("name", OBSERVED)
+def test_copies_taken_at_any_point_go_on_like_the_original(name, options):
+    x, y = regression(60)
+    trainer, copies = fastbp.Trainer(regressor(), batch_size=1, seed=0, **options), []
+    trainer.fit(x, y, epochs=1, **OBSERVED[name])
+    # A prime number: another fit's points are others.
+    observer = Observer(lambda: copies.append(copy.deepcopy(trainer)), 11)
+    call_with(observer, lambda: trainer.fit(x, y, epochs=3, **OBSERVED[name]))
+    assert len(copies) > 20
+    check_that_copies_go_on_like_the_original(copies, trainer, x, y, **OBSERVED[name])
 
 
 @pytest.mark.parametrize("arguments", [{}, WATCHED], ids=["plain", "validated"])

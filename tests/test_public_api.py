@@ -64,11 +64,11 @@ RUN = """sample_weight=None, class_weight=None, callbacks=(), validation_split=N
     check_finite=True"""
 MLP = """sizes, activation="relu", output="identity", *, loss=None, init="auto", dtype="float32", seed=None,
 standardize=False, standardize_y=False"""
-MLP_FIT = f"""x, y, *, optimizer=Adam(), batch_size=32, epochs=100, max_steps=None, validation_data=None, stop=(),
+MLP_FIT = f"""x, y=None, *, optimizer=Adam(), batch_size=32, epochs=100, max_steps=None, validation_data=None, stop=(),
     metrics=None, shuffle=True, drop_last=False, progress=False, threads=1, seed=None, {SHAPING}, {RUN}"""
 TRAINER = f"""model, *, optimizer=Adam(), batch_size=32, shuffle=True, drop_last=False, threads=1, seed=None,
     {SHAPING}"""
-TRAINER_FIT = f"""x, y, *, epochs=100, max_steps=None, validation_data=None, stop=(), metrics=None, progress=False,
+TRAINER_FIT = f"""x, y=None, *, epochs=100, max_steps=None, validation_data=None, stop=(), metrics=None, progress=False,
     {RUN}"""
 ADAM = "learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8"
 

@@ -140,7 +140,8 @@ def weigh_batch(plan, source, dealing, run, n):
     cursor, rows, total = cursor_at(run.cursor), plan.scratch.rows, 0.0
     for start in range(0, n, plan.sizes.block):
         n_block = min(plan.sizes.block, n - start)
-        order = rows, cursor.position + start, n_block, source.n_samples, dealing.shuffle, dealing.seed, cursor.epoch
+        position = cursor.position - dealing.offset + start
+        order = rows, position, n_block, source.n_samples, dealing.shuffle, dealing.seed, cursor.epoch
         call(plan.leaves.order, order)
         row = int64_at(rows)
         for i in range(n_block):

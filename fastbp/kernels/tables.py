@@ -318,6 +318,8 @@ DEALING = np.dtype(
     [
         ("batch_size", COUNT),  # samples of a step
         ("epoch_size", COUNT),  # samples of an epoch: fewer than the data's where the rest is dropped
+        ("offset", COUNT),  # samples of the epoch before those of the source, where it comes in chunks
+        ("more", COUNT),  # whether more of them may follow: then a call ends with those of the source, and no epoch
         ("shuffle", COUNT),
         ("seed", COUNT),  # key of the order
         ("last_step", COUNT),  # return when these counts are reached

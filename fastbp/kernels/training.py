@@ -29,7 +29,9 @@ from fastbp.kernels.transpose import to_rows
 from fastbp.kernels.updates import N_COEFFICIENTS
 
 # Why `train_steps` came back.
-PAUSED, STEP_LIMIT, EPOCH_LIMIT, STOPPED, DIVERGED, OVERFLOWED, LABELS_CHANGED, GRADIENT_DIVERGED = range(8)
+PAUSED, STEP_LIMIT, EPOCH_LIMIT, STOPPED, DIVERGED, OVERFLOWED, LABELS_CHANGED, GRADIENT_DIVERGED, SOURCE_ENDED = range(
+    9
+)
 
 # Phases of a step: of each super-block the first two; after the last one those of the others that the plan has.
 SAMPLES_PHASE, PARAMETERS_PHASE, UPDATE_PHASE, CONSTRAINTS_PHASE = range(4)
@@ -57,7 +59,7 @@ def _samples_tasks(plan, source, dealing, run, first, last, stride, batch, n, sh
     """
     cursor, label_flags, block = cursor_at(run.cursor), int64_at(run.label_flags), plan.sizes.block
     n_before = cursor.super_blocks_done * plan.sizes.super_block
-    position, scale = cursor.position + n_before, 1.0 / totals_at(run.totals).step_weight
+    position, scale = cursor.position - dealing.offset + n_before, 1.0 / totals_at(run.totals).step_weight
     if shapes:
         plan.shaping.step, plan.shaping.first = cursor.step, n_before
     for task in range(first, last, stride):
@@ -194,7 +196,7 @@ def _end_step(dealing, run, batch, n_bad, start_cycles):
     totals.step_loss = totals.step_right = 0.0
     status = STEP_LIMIT if cursor.step == dealing.last_step else PAUSED
     if cursor.position == dealing.epoch_size:
-        status = _end_epoch(dealing, run, start_cycles)
+        status = SOURCE_ENDED if dealing.more != 0 else _end_epoch(dealing, run, start_cycles)
     publish(int64_at(run.cursor), _UPDATING, 0)
     return OVERFLOWED if n_bad > 0 else status
 
@@ -287,6 +289,8 @@ def _advance(plan, source, dealing, run, sync, worker, n_workers, start_cycles, 
     cursor, n_meetings = cursor_at(run.cursor), 0
     if shapes:  # the last call may have left a step to go on with
         plan.health.is_due = is_due(plan, cursor.step)
+    if cursor.position == dealing.epoch_size:  # of a source that nothing has followed
+        return _end_epoch(dealing, run, start_cycles)
     while cursor.spent < dealing.budget and cursor.n_records < run.n_records:
         batch = min(dealing.batch_size, dealing.epoch_size - cursor.position)
         is_begin = cursor.phase == SAMPLES_PHASE and cursor.super_blocks_done == 0 and cursor.task == 0
