@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbp.blocks import first_bad, numbers
+from fastbp.sparse import Features, SparseRows, is_sparse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,7 @@ def features(
     name: str = "x",
     allow_empty: bool = False,
     check_finite: bool = True,
-) -> Array:
+) -> Features:
     """Return `x` as an array of shape (n_samples, n_features) that kernels can read, without copying where it can.
 
     Parameters
@@ -64,6 +65,8 @@ def features(
     ValueError
         If the shape is another, there is no sample, or a value is NaN, infinite or beyond the range of `dtype`.
     """
+    if is_sparse(x):
+        return _sparse_features(x, n_features, np.dtype(dtype), name, allow_empty, check_finite)
     given = _own_view(x, name)
     if given.ndim != 2 or given.shape[1] != n_features:
         raise ValueError(f"{name} must have shape (n_samples, {n_features}), got {given.shape}")
@@ -141,6 +144,43 @@ def targets(
     return array, False
 
 
+def _sparse_features(
+    x: Any, n_features: int, dtype: np.dtype[Any], name: str, allow_empty: bool, check_finite: bool
+) -> SparseRows:
+    """Return a sparse matrix as rows that the kernels read: its own arrays where it is compressed by rows."""
+    if len(x.shape) != 2 or x.shape[1] != n_features:
+        raise ValueError(f"{name} must have shape (n_samples, {n_features}), got {x.shape}")
+    if not allow_empty and x.shape[0] == 0:
+        raise ValueError(f"{name} must have at least one sample, got shape {x.shape}")
+    matrix = x.tocsr()
+    if not matrix.has_canonical_format:  # the same place more than once
+        matrix = matrix.copy()
+        matrix.sum_duplicates()
+    values = _readable(_own_view(matrix.data, name))
+    index = np.int32 if matrix.indices.dtype == matrix.indptr.dtype == np.int32 else np.int64
+    indices, indptr = [_base_view(np.ascontiguousarray(part, index)) for part in (matrix.indices, matrix.indptr)]
+    rows = SparseRows(np.ascontiguousarray(values), indices, indptr, n_features)
+    n_kept = len(rows.values)
+    if len(indices) != n_kept or len(indptr) != x.shape[0] + 1 or indptr[0] != 0 or indptr[-1] > n_kept:
+        raise ValueError(f"{name} must be a whole sparse matrix, but its indptr, indices and data do not fit together")
+    if (np.diff(indptr) < 0).any() or indices.min(initial=0) < 0 or indices.max(initial=0) >= n_features:
+        raise ValueError(f"{name} must be a whole sparse matrix, but its indptr or indices lead out of it")
+    if check_finite:
+        _check_sparse_finite(rows, dtype, name)
+    return rows
+
+
+def _check_sparse_finite(rows: SparseRows, dtype: np.dtype[Any], name: str) -> None:
+    with np.errstate(all="ignore"):
+        good = np.isfinite(rows.values.astype(dtype) if rows.dtype.kind == "f" else 0.0)
+    if good.all():
+        return
+    place = int(good.argmin())
+    row, value = int(rows.indptr.searchsorted(place, side="right")) - 1, rows.values[place]
+    problem = f"be within the range of {dtype}" if np.isfinite(value) else "be finite"
+    raise ValueError(f"{name} must {problem}, got {value!s} in row {row}, column {rows.indices[place]}")
+
+
 def weights(values: object, n_samples: int, name: str) -> npt.NDArray[np.float64]:
     """Return a copy of samples' weights of shape (n_samples,), as float64.
 
@@ -190,7 +230,7 @@ def parameters(values: object, n_params: int, dtype: npt.DTypeLike, name: str = 
     return array
 
 
-def output(out: object, shape: tuple[int, int], dtype: np.dtype[Any], x: Array, params: Array) -> Array:
+def output(out: object, shape: tuple[int, int], dtype: np.dtype[Any], x: Features, params: Array) -> Array:
     """Return where a prediction goes: a new array, or a view of the user's `out`, of shape `shape` and dtype `dtype`.
 
     Raises
@@ -209,7 +249,8 @@ def output(out: object, shape: tuple[int, int], dtype: np.dtype[Any], x: Array, 
         raise ValueError(f"out must have shape {shape} and dtype {dtype}, got {array.shape} and {array.dtype}")
     if not (array.flags.c_contiguous and array.flags.writeable and array.flags.aligned):
         raise ValueError("out must be C-contiguous, aligned and writable")
-    if np.may_share_memory(array, x) or np.may_share_memory(array, params):
+    read = (x.values, x.indices, x.indptr) if isinstance(x, SparseRows) else (x,)
+    if True in [np.may_share_memory(array, other) for other in (*read, params)]:
         raise ValueError("out must not overlap x or the model's params")
     return array
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fastbp.sparse import Features, SparseRows
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -18,15 +20,17 @@ Array: TypeAlias = npt.NDArray[Any]
 _BLOCK_ELEMENTS = 1 << 17  # 2 MB with a check's temporaries: inside the second-level cache
 
 
-def numbers(array: Array) -> Array:
+def numbers(array: Features) -> Array:
     """Return `array` with the numbers that the kernels read: a byte of a bool array that is not 0 is True.
 
     NumPy's own functions take every byte of a bool array for 0 or 1, and do with others as it comes.
     """
+    if isinstance(array, SparseRows):
+        array = array.toarray()
     return array.view(np.uint8) != 0 if array.dtype.kind == "b" else array
 
 
-def row_blocks(array: Array) -> Iterable[tuple[int, Array]]:
+def row_blocks(array: Features) -> Iterable[tuple[int, Array]]:
     """Return (first row, rows) for consecutive blocks of about 2**17 elements, as `numbers`."""
     if array.size <= _BLOCK_ELEMENTS:
         return [(0, numbers(array))]

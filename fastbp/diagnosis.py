@@ -166,7 +166,7 @@ def _of_data(data: DataFacts) -> Iterable[Finding]:
         yield Finding("constant input", None, 0, text, remedy, is_note=True)
     varying = [column for index, column in enumerate(data.x) if index not in data.constant]
     large = [index for index, column in enumerate(data.x) if column.root_mean_square > _LARGE_INPUT]
-    remedy = "subtract each column's mean and divide by its standard deviation."
+    remedy = "MLP(standardize=True), which subtracts each column's mean and divides by its standard deviation."
     if large:
         most = max(column.root_mean_square for column in data.x)
         text = f"{_named('column', large)} of x {_have(large)} values of the size of {most:.3g}; about 1 is wanted."
@@ -181,7 +181,7 @@ def _of_data(data: DataFacts) -> Iterable[Finding]:
 def _of_targets(columns: tuple[Column, ...]) -> Iterable[Finding]:
     most = max((column.root_mean_square for column in columns), default=0.0)
     spread = max((column.spread for column in columns), default=0.0)
-    remedy = "train on (y - mean) / standard deviation of the training targets, and scale predictions back."
+    remedy = "MLP(standardize_y=True), which learns (y - mean) / standard deviation; predictions stay in your units."
     if most > _LARGE_TARGET:
         text = f"the targets are of the size of {most:.3g}; about 1 is wanted."
         yield Finding("unscaled targets", None, 0, text, remedy)

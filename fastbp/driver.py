@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fastbp.program import Program, Programs
     from fastbp.shaping import Shaping
     from fastbp.sources import Data
+    from fastbp.sparse import Features
     from fastbp.state import RunState, SetAside, Snapshot
 
 __all__ = ["Dealing", "Driver", "Rule", "Stepper", "rule_of", "single_step", "training_plan"]
@@ -387,7 +388,12 @@ class Stepper:
         self._first_step = self.state.n_steps
         self._position.start_at(self._first_step)
         plan = training_plan(
-            self._architecture, self._rule, batch_size, with_loss=with_loss, weighted=data.weights is not None
+            self._architecture,
+            self._rule,
+            batch_size,
+            with_loss=with_loss,
+            weighted=data.weights is not None,
+            sparse=data.is_sparse,
         )
         program = self._programs.training(plan)
         self._set_aside = self._buffers.set_aside if self._buffers.is_untouched else None
@@ -399,7 +405,7 @@ class Stepper:
         loss = single_step(driver, self._position)
         if not math.isfinite(loss) and self._position.n_steps == self._first_step:
             driver.raise_if_failed(kernel.DIVERGED)
-        if with_loss and data.weights is None:
+        if with_loss and data.weights is None and not data.is_sparse:
             self._use(program)
         return loss
 
@@ -460,6 +466,7 @@ def training_plan(
     n_workers: int = 1,
     with_loss: bool = True,
     weighted: bool = False,
+    sparse: bool = False,
     watches: bool = False,
 ) -> Plan:
     """Return the plan of steps by a rule on so many samples."""
@@ -470,6 +477,7 @@ def training_plan(
         trains=True,
         with_loss=with_loss,
         weighted=weighted,
+        sparse=sparse,
         rule=rule.leaves,
         shaping=rule.shaping,
         watches=watches,
@@ -507,6 +515,6 @@ def _cure_of_divergence(architecture: Architecture, params: Array, data: Data) -
     return "try a smaller learning rate, a warm-up or scaled inputs"
 
 
-def _largest(array: Array) -> float:
+def _largest(array: Features) -> float:
     """Return the largest magnitude, without a temporary of the array's size."""
     return max(float(array.max()), -float(array.min()))

@@ -15,6 +15,7 @@ from fastbp.kernels import border
 from fastbp.kernels.tables import LOSS_SUMS, RECORD, RULE
 from fastbp.pacing import ranges
 from fastbp.sources import source_of
+from fastbp.sparse import SparseRows
 from fastbp.state import Buffers, Position
 from fastbp.workers import run_in_threads, workers_for
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from fastbp.network import Network
     from fastbp.program import Program
     from fastbp.sources import Data
+    from fastbp.sparse import Features
 
 __all__ = [
     "evaluate",
@@ -66,7 +68,7 @@ def predict_at_once(network: Network, x: object, out: object = None) -> Array | 
     return outputs
 
 
-def predict(network: Network, x: Array, out: Array | None = None, threads: int | str = 1) -> Array:
+def predict(network: Network, x: Features, out: Array | None = None, threads: int | str = 1) -> Array:
     """Return the outputs for checked features; warn of the first that is not finite. As `outputs_for`."""
     outputs = outputs_for(network, x, out, threads)
     if not np.isfinite(outputs).all():
@@ -74,7 +76,7 @@ def predict(network: Network, x: Array, out: Array | None = None, threads: int |
     return outputs
 
 
-def outputs_for(network: Network, x: Array, out: Array | None = None, threads: int | str = 1) -> Array:
+def outputs_for(network: Network, x: Features, out: Array | None = None, threads: int | str = 1) -> Array:
     """Return the outputs for checked features, without a word about those that are not finite.
 
     out : C-contiguous, of shape (n_samples, n_out) and the network's dtype; made if not given.
@@ -91,26 +93,26 @@ def outputs_for(network: Network, x: Array, out: Array | None = None, threads: i
     return out
 
 
-def _predict_range(network: Network, x: Array, out: Array, start: int, stop: int) -> None:
+def _predict_range(network: Network, x: Features, out: Array, start: int, stop: int) -> None:
     """Write the outputs of samples start..stop-1, some 50 ms of work at a time."""
-    program, source = network.programs.predicting(), source_of(x)
+    program, source = network.programs.predicting(isinstance(x, SparseRows)), source_of(x)
     leaf, cost = int(program.plans["leaves"]["predict_range"][0]), program.plan.costs(stop - start)[0]
     for first, last in ranges(stop - start, program.plan.block, cost):
         plans, here = program.addresses["plans"], out.ctypes.data
         border.write_range(leaf, plans, source.ctypes.data, start + first, start + last, here)
 
 
-def vjp(network: Network, x: Array, d_out: Array) -> Array:
+def vjp(network: Network, x: Features, d_out: Array) -> Array:
     """Return J.T @ d_out of each checked sample, shape (n_samples, n_in); warn of the first that is not finite."""
     return _derived(network, "vjp", x, d_out, network.n_in)
 
 
-def jvp(network: Network, x: Array, t_x: Array) -> Array:
+def jvp(network: Network, x: Features, t_x: Array) -> Array:
     """Return J @ t_x of each checked sample, shape (n_samples, n_out); warn of the first that is not finite."""
     return _derived(network, "jvp", x, t_x, network.n_out)
 
 
-def jacobian(network: Network, x: Array) -> Array:
+def jacobian(network: Network, x: Features) -> Array:
     """Return the Jacobian of each checked sample, shape (n_samples, n_out, n_in); warn if it is not finite.
 
     Row by row, or column by column where these are fewer, all in one call on repeated samples.
@@ -118,13 +120,13 @@ def jacobian(network: Network, x: Array) -> Array:
     n_samples, (n_in, n_out) = x.shape[0], (network.n_in, network.n_out)
     n, derive = (n_out, vjp) if n_out <= n_in else (n_in, jvp)
     units = np.tile(np.eye(n, dtype=network.architecture.dtype), (n_samples, 1))
-    derived = derive(network, np.repeat(x, n, axis=0), units).reshape(n_samples, n, -1)
+    derived = derive(network, x[np.repeat(np.arange(n_samples), n)], units).reshape(n_samples, n, -1)
     return derived if n_out <= n_in else np.ascontiguousarray(derived.transpose(0, 2, 1))
 
 
-def _derived(network: Network, name: str, x: Array, directions: Array, width: int) -> Array:
+def _derived(network: Network, name: str, x: Features, directions: Array, width: int) -> Array:
     """Write the result of the leaf `name`_range for all samples, some 50 ms of work at a time."""
-    n_samples, program = x.shape[0], network.programs.deriving()
+    n_samples, program = x.shape[0], network.programs.deriving(isinstance(x, SparseRows))
     out, source = np.empty((n_samples, width), network.architecture.dtype), source_of(x, directions)
     leaf, cost = int(program.plans["leaves"][f"{name}_range"][0]), 2 * program.plan.costs(n_samples)[0]
     for first, last in ranges(n_samples, program.plan.block, cost):
@@ -137,7 +139,7 @@ def _derived(network: Network, name: str, x: Array, directions: Array, width: in
 def evaluate(network: Network, data: Data) -> tuple[float, float]:
     """Return the mean loss and the accuracy (NaN where the output is no class)."""
     n_samples, n_outside = data.x.shape[0], 0
-    program = network.programs.evaluating(weighted=data.weights is not None)
+    program = network.programs.evaluating(weighted=data.weights is not None, sparse=data.is_sparse)
     source, sums = data.source(), np.zeros(1 + program.plan.n_units, LOSS_SUMS)
     leaf, cost = int(program.plans["leaves"]["evaluate_range"][0]), program.plan.costs(n_samples)[0]
     for first, last in ranges(n_samples, program.plan.block, cost):
@@ -198,7 +200,7 @@ def loss_and_grad_at_once(network: Network, x: object, y: object) -> tuple[float
 def loss_and_grad(network: Network, data: Data) -> tuple[float, Array]:
     """Return the mean loss over the data and its gradient, NaN where the loss is not finite; warn if either is not."""
     n_samples, position, buffers = data.x.shape[0], Position(), Buffers(network.params, n_moments=0)
-    program = network.programs.take_differentiating(n_samples, weighted=data.weights is not None)
+    program = network.programs.take_differentiating(n_samples, data.weights is not None, data.is_sparse)
     dealing = Dealing(n_samples, n_samples)
     mean = single_step(Driver(program, buffers, None, position, data, dealing), position)
     grad = program.grads.copy() if math.isfinite(mean) else np.full_like(program.grads, np.nan)

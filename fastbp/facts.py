@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fastbp.architecture import Architecture
     from fastbp.network import Network
     from fastbp.sources import Data
+    from fastbp.sparse import Features
 
 __all__ = ["data_facts", "layer_facts"]
 
@@ -46,7 +47,7 @@ def data_facts(network: Network, data: Data) -> DataFacts:
     return DataFacts(_constant_columns(data.x), _columns_of(data.x, scaling.of_inputs), y)
 
 
-def _constant_columns(x: npt.NDArray[Any]) -> tuple[int, ...]:
+def _constant_columns(x: Features) -> tuple[int, ...]:
     """Return the columns with one value in all rows, of several; nearly every column shows within the first block."""
     first = numbers(x[:1])[0]
     columns = np.arange(x.shape[1])
@@ -57,7 +58,7 @@ def _constant_columns(x: npt.NDArray[Any]) -> tuple[int, ...]:
     return tuple(columns.tolist()) if x.shape[0] > 1 else ()
 
 
-def _columns_of(array: npt.NDArray[Any], scaled: Callable[[Rows], Rows]) -> tuple[Column, ...]:
+def _columns_of(array: Features, scaled: Callable[[Rows], Rows]) -> tuple[Column, ...]:
     rows = scaled(numbers(array[:: -(-array.shape[0] // _ROWS)]).astype(np.float64))
     with np.errstate(all="ignore"):
         sizes, spreads = np.sqrt(np.square(rows).mean(axis=0)), rows.std(axis=0)

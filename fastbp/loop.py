@@ -188,9 +188,14 @@ class Loop:
         if self._chunks is not None:  # others may have more
             batch_size = self._batch_size or n_samples
         n_workers = workers_for(self._threads, step_cost(architecture, batch_size))
-        is_weighted = data.weights is not None
         plan = training_plan(
-            architecture, self._rule, batch_size, n_workers, weighted=is_weighted, watches=self._watches
+            architecture,
+            self._rule,
+            batch_size,
+            n_workers,
+            weighted=data.weights is not None,
+            sparse=data.is_sparse,
+            watches=self._watches,
         )
         return self._network.programs.training(plan)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from fastbp.architecture import Architecture
     from fastbp.history import History
+    from fastbp.sparse import Features
 
 __all__ = ["Network", "Trainable", "network_of"]
 
@@ -145,7 +146,7 @@ class Network:
 
     def checked_features(
         self, x: npt.ArrayLike, name: str = "x", allow_empty: bool = False, check_finite: bool = True
-    ) -> npt.NDArray[Any]:
+    ) -> Features:
         """Check features, and return them as the kernels read them; as `arrays.features`."""
         # What is standardized is so in float64: what float32 cannot hold may lie near its mean.
         dtype = np.dtype(np.float64) if self.architecture.standardizes_x else self.architecture.dtype
@@ -153,7 +154,7 @@ class Network:
 
     def checked_directions(
         self, x: npt.ArrayLike, directions: npt.ArrayLike, name: str, width: int
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    ) -> tuple[Features, npt.NDArray[Any]]:
         """Check features, and directions of some width, one for each sample; return both as kernels read them.
 
         Raises

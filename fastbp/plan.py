@@ -141,6 +141,8 @@ class Plan:
         Whether derivatives go through the network from its outputs to its inputs, or back; it trains nothing then.
     weighted : bool
         Whether samples may have weights.
+    sparse : bool
+        Whether inputs may be sparse.
     rule : updates.Rule, optional
         Without it the gradient is only computed.
     shaping : Shaping, optional
@@ -156,6 +158,7 @@ class Plan:
     with_loss: bool
     derives: bool = False
     weighted: bool = False
+    sparse: bool = False
     rule: updates.Rule | None = None
     shaping: Shaping = PLAIN
     watches: bool = False
@@ -384,7 +387,7 @@ class Plan:
         keeps_z, shape = True in [self.keeps_z(index) for index in range(self.layout.n_layers)], self.shaping
         draws = shape.drops or shape.noise > 0.0
         scales_x, scales_y = self.architecture.standardizes_x, self.architecture.standardizes_y
-        shapes_input = draws or scales_x
+        shapes_input = draws or scales_x or self.sparse
         shapes_loss = self.with_loss and (self.weighted or shape.smoothing > 0.0 or scales_y)
         shapes = self.watches or shape is not PLAIN
         has_parts = self.has_several_super_blocks or max(self.layout.sizes) > sums.LONG
@@ -404,6 +407,7 @@ class Plan:
             shuffle.sample_order: True,
             gather.gather_rows: True,
             gather.gather_standardized: scales_x or (scales_y and self.with_loss),
+            gather.gather_sparse: self.sparse,
             gather.gather_labels: self.with_loss and self.loss.targets == LABELS,
             gather.copy: self.derives or shape.drops or keeps_z,
             transpose.panels_to_rows: True,

@@ -522,27 +522,27 @@ class Programs:
         """Return a new program, which is the caller's."""
         return Program(plan, self._params, self._scaling)
 
-    def predicting(self) -> Program:
-        """Return this thread's program for predictions."""
-        return self._of_this_thread("predicting", with_loss=False)
+    def predicting(self, sparse: bool = False) -> Program:
+        """Return this thread's program for predictions, of inputs that may be sparse or not."""
+        return self._of_this_thread("predicting", with_loss=False, sparse=sparse)
 
-    def evaluating(self, weighted: bool) -> Program:
+    def evaluating(self, weighted: bool, sparse: bool) -> Program:
         """Return this thread's program for the loss, of samples that may have weights or not."""
-        return self._of_this_thread(f"evaluating {weighted}", with_loss=True, weighted=weighted)
+        return self._of_this_thread(f"evaluating {weighted}", with_loss=True, weighted=weighted, sparse=sparse)
 
-    def deriving(self) -> Program:
+    def deriving(self, sparse: bool) -> Program:
         """Return this thread's program for derivatives from outputs to inputs and back."""
-        return self._of_this_thread("deriving", with_loss=False, derives=True)
+        return self._of_this_thread("deriving", with_loss=False, derives=True, sparse=sparse)
 
-    def take_differentiating(self, n_samples: int, weighted: bool = False) -> Program:
+    def take_differentiating(self, n_samples: int, weighted: bool = False, sparse: bool = False) -> Program:
         """Return this thread's program for the gradient over so many samples, or more; nobody else's until given back.
 
         Its buffers hold a part of a gradient from call to call of the kernel, and a signal's handler may want another.
         """
         program: Program | None = self._of_thread.__dict__.pop("differentiating", None)
-        if program is None or program.plan.n_samples < n_samples or (weighted and not program.plan.weighted):
+        if program is None or program.plan.n_samples < n_samples or not _can(program.plan, weighted, sparse):
             capacity = capacity_for(n_samples, self._architecture.dtype)
-            plan = Plan(self._architecture, capacity, trains=True, with_loss=True, weighted=weighted)
+            plan = Plan(self._architecture, capacity, trains=True, with_loss=True, weighted=weighted, sparse=sparse)
             program = self.program(plan)
         return program
 
@@ -562,11 +562,25 @@ class Programs:
         self._training = (program, *others[: _MOST_TRAINING - 1])
         return program
 
-    def _of_this_thread(self, name: str, with_loss: bool, derives: bool = False, weighted: bool = False) -> Program:
+    def _of_this_thread(
+        self, name: str, with_loss: bool, derives: bool = False, weighted: bool = False, sparse: bool = False
+    ) -> Program:
+        name = f"{name} of sparse inputs" if sparse else name
         program: Program | None = self._of_thread.__dict__.get(name)
         if program is None:
             plan = Plan(
-                self._architecture, WHOLE_BLOCK, trains=False, with_loss=with_loss, derives=derives, weighted=weighted
+                self._architecture,
+                WHOLE_BLOCK,
+                trains=False,
+                with_loss=with_loss,
+                derives=derives,
+                weighted=weighted,
+                sparse=sparse,
             )
             program = self._of_thread.__dict__[name] = self.program(plan)
         return program
+
+
+def _can(plan: Plan, weighted: bool, sparse: bool) -> bool:
+    """Return whether a plan serves samples with weights, and sparse inputs, where there are any."""
+    return (plan.weighted or not weighted) and (plan.sparse or not sparse)

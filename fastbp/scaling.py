@@ -13,6 +13,7 @@ from fastbp.buffers import aligned_copy
 
 if TYPE_CHECKING:
     from fastbp.architecture import Architecture
+    from fastbp.sparse import Features
 
 __all__ = ["Learnt", "Scaling", "Spread", "spread_of"]
 
@@ -26,7 +27,7 @@ class Spread(NamedTuple):
     std: Array
 
 
-def spread_of(array: npt.NDArray[np.generic], name: str) -> Spread:
+def spread_of(array: Features, name: str) -> Spread:
     """Return mean and standard deviation of each column, in float64 and in blocks of rows.
 
     Of deviations from the first row: so a constant column has none, and columns far from 0 keep their digits.
@@ -119,7 +120,7 @@ class Scaling:
         self._of_y: Spread | None = of_y
         self.is_learnt = learnt is not None or not self.learns
 
-    def learn(self, x: npt.NDArray[np.generic], y: npt.NDArray[np.generic]) -> None:
+    def learn(self, x: Features, y: Features) -> None:
         """Learn from checked data; as `put`."""
         self.put((spread_of(x, "x") if self._n_in else None, spread_of(y, "y") if self._n_out else None))
 

@@ -13,6 +13,7 @@ from fastbp.errors import warn
 from fastbp.kernels.gather import SOURCE_DTYPES
 from fastbp.kernels.tables import SOURCE
 from fastbp.resolution import lost_columns
+from fastbp.sparse import Features, SparseRows
 
 if TYPE_CHECKING:
     from fastbp.architecture import Architecture
@@ -32,17 +33,22 @@ class Data:
 
     Parameters
     ----------
-    x : ndarray, shape (n_samples, n_features)
+    x : ndarray or SparseRows, shape (n_samples, n_features)
     y : ndarray, shape (n_samples,) of labels or (n_samples, n_out) of values
     is_labels : bool
     weights : ndarray of float64, shape (n_samples,), contiguous, optional
         Not negative, and not all 0. By default all samples count alike.
     """
 
-    x: npt.NDArray[Any]
+    x: Features
     y: npt.NDArray[Any]
     is_labels: bool
     weights: npt.NDArray[np.float64] | None = None
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the features are."""
+        return isinstance(self.x, SparseRows)
 
     @property
     def weight(self) -> float:
@@ -67,7 +73,8 @@ class Data:
 
     def warn_of_lost_digits(self, architecture: Architecture) -> None:
         """Warn once if rounding to the model's dtype loses what distinguishes the rows of a column."""
-        arrays = {} if architecture.standardizes_x else {"x": self.x}
+        # A sparse column is rarely far from 0: its zeros are not.
+        arrays = {} if architecture.standardizes_x or isinstance(self.x, SparseRows) else {"x": self.x}
         if not (self.is_labels or architecture.standardizes_y):
             arrays["y"] = self.y
         lost = {name: columns for name, array in arrays.items() if (columns := lost_columns(array, architecture.dtype))}
@@ -82,7 +89,7 @@ class Data:
 NO_DATA = Data(np.empty((0, 0)), np.empty(0), is_labels=False)
 
 
-def _fingerprint(*arrays: npt.NDArray[Any]) -> str:
+def _fingerprint(*arrays: Features) -> str:
     hasher = hashlib.blake2b(digest_size=16)
     for array in arrays:
         hasher.update(f"{array.shape} {array.dtype}".encode())
@@ -99,7 +106,7 @@ def source_code(dtype: np.dtype[Any]) -> int:
 
 
 def source_of(
-    x: npt.NDArray[Any],
+    x: Features,
     y: npt.NDArray[Any] | None = None,
     is_labels: bool = False,
     weights: npt.NDArray[np.float64] | None = None,
@@ -108,7 +115,7 @@ def source_of(
 
     Parameters
     ----------
-    x : ndarray, shape (n_samples, n_features)
+    x : ndarray or SparseRows, shape (n_samples, n_features)
     y : ndarray, shape (n_samples,) or (n_samples, n_out), optional
     is_labels : bool
         Whether y is one integer class per sample.
@@ -121,7 +128,13 @@ def source_of(
     of_w = (0, 0, 0)
     if weights is not None:
         of_w = (weights.ctypes.data, weights.strides[0], source_code(weights.dtype))
-    return np.array((x.ctypes.data, *x.strides, source_code(x.dtype), *of_y, *of_w, x.shape[0]), SOURCE)
+    of_x: tuple[int, ...]
+    if isinstance(x, SparseRows):
+        of_x = (x.values.ctypes.data, 0, 0, source_code(x.dtype))
+        of_rows = (x.indices.ctypes.data, x.indptr.ctypes.data, source_code(x.indptr.dtype), len(x.values))
+    else:
+        of_x, of_rows = (x.ctypes.data, *x.strides, source_code(x.dtype)), (0, 0, 0, 0)
+    return np.array((*of_x, *of_y, *of_w, x.shape[0], *of_rows), SOURCE)
 
 
 def _column_names(name: str, columns: list[int]) -> str:

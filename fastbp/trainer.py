@@ -255,7 +255,7 @@ class Trainer(Generic[M]):
         ----------
         x : array_like, shape (n_samples, n_features), read-only
             bool, integers or floats of any width, order and strides, as they are. Finite. Any byte of a bool array that
-            is not 0 is read as 1.
+            is not 0 is read as 1. Or a sparse matrix of SciPy's.
             Without a y: an iterable of chunks ``(x, y)`` or ``(x, y, sample_weight)``, each as large as you like. An
             epoch goes through it once, in mini-batches of each chunk, which is shuffled by itself; while one trains,
             another thread gets the next. A list, or an object whose `__iter__` begins anew, serves any number of

@@ -124,6 +124,7 @@ def test_leaves_are_those_that_a_way_leads_to():
         "copy",
         "drop",
         "evaluate_range",
+        "gather_sparse",
         "gather_standardized",
         "gradient_block",
         "jvp_range",

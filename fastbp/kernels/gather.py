@@ -21,6 +21,7 @@ from fastbp.kernels.simd import (
     store,
     store_first,
 )
+from fastbp.kernels.tables import source_at
 from fastbp.kernels.transpose import transpose_rows
 
 # The code of a dtype is its place here.
@@ -208,6 +209,84 @@ def gather_standardized(
         for s in range(width):
             row, out = x + rows[start + s] * row_stride, offset(scratch, s * n_features)
             _standardize_row(row, column_stride, dtype, means, factors, n_features, out)
+            addresses[s] = address_of(out)
+        _transpose_panel(addresses, offset(panels, start * n_features), width, n_features)
+
+
+@inline
+def _scatter_row(values, dtype, indices, index_dtype, first, last, n, out):
+    """Write numbers first..last-1 of those that are kept to their places among the n of a row."""
+    size = _size_of(dtype)
+    for k in range(first, last):
+        j, place = _read_index(indices, index_dtype, k), values + k * size
+        if 0 <= j < n:
+            if dtype == FLOAT32:
+                out[j] = read_float32(place)
+            elif dtype == FLOAT64:
+                out[j] = read_float64(place)
+            elif dtype == UINT64:
+                out[j] = read_uint64(place)
+            else:
+                out[j] = _read_integer(place, dtype)
+
+
+@inline
+def _scatter_standardized_row(values, dtype, indices, index_dtype, first, last, n, means, factors, out):
+    """As `_scatter_row`, each number less its column's mean and times its factor."""
+    size = _size_of(dtype)
+    for k in range(first, last):
+        j, place = _read_index(indices, index_dtype, k), values + k * size
+        if 0 <= j < n:
+            if dtype == FLOAT32:
+                out[j] = (read_float32(place) - means[j]) * factors[j]
+            elif dtype == FLOAT64:
+                out[j] = (read_float64(place) - means[j]) * factors[j]
+            elif dtype == UINT64:
+                out[j] = (read_uint64(place) - means[j]) * factors[j]
+            else:
+                out[j] = (_read_integer(place, dtype) - means[j]) * factors[j]
+
+
+@inline
+def _size_of(dtype):
+    """Bytes of a number of this dtype; of float16 there are no sparse ones."""
+    if dtype in (UINT8, INT8, BOOL):
+        return 1
+    if dtype in (UINT16, INT16):
+        return 2
+    return 4 if dtype in (UINT32, INT32, FLOAT32) else 8
+
+
+@inline
+def _read_index(indices, dtype, k):
+    return np.int64(read_int32(indices + 4 * k)) if dtype == INT32 else read_int64(indices + 8 * k)
+
+
+@leaf(lambda T: types.void(types.intp, types.CPointer(types.int64), types.intp, types.intp, types.CPointer(T),
+                           types.CPointer(types.int64), types.CPointer(T), types.intp, types.intp))  # fmt: skip
+def gather_sparse(source, rows, n_samples, n_features, panels, addresses, scratch, means, factors):
+    """As `gather_rows` of a source with sparse rows, or, unless these addresses are 0, as `gather_standardized`.
+
+    source : address of the table. What it points at may change under a running fit: nothing is read beyond it.
+    """
+    source, panel, means_of, factors_of = source_at(source), panel_of(panels), float64_at(means), float64_at(factors)
+    for start in range(0, n_samples, panel):
+        width = min(panel, n_samples - start)
+        for s in range(width):
+            row, out = rows[start + s], offset(scratch, s * n_features)
+            first = min(max(_read_index(source.x_indptr, source.x_index_dtype, row), 0), source.n_kept)
+            last = min(_read_index(source.x_indptr, source.x_index_dtype, row + 1), source.n_kept)
+            kept = source.x, source.x_dtype, source.x_indices, source.x_index_dtype
+            if means == 0:
+                for j in range(n_features):
+                    out[j] = 0
+                _scatter_row(kept[0], kept[1], kept[2], kept[3], first, last, n_features, out)
+            else:
+                for j in range(n_features):
+                    out[j] = (0.0 - means_of[j]) * factors_of[j]
+                _scatter_standardized_row(
+                    kept[0], kept[1], kept[2], kept[3], first, last, n_features, means_of, factors_of, out
+                )
             addresses[s] = address_of(out)
         _transpose_panel(addresses, offset(panels, start * n_features), width, n_features)
 

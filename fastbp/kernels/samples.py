@@ -12,6 +12,7 @@ from fastbp.kernels.gather import FLOAT32, read_float32, read_float64
 from fastbp.kernels.noise import INPUT_NOISE, key_of
 from fastbp.kernels.products.dense import dense
 from fastbp.kernels.products.gradient import gradient_without_lists, keep_for_gradient
+from fastbp.kernels.simd import address_of
 from fastbp.kernels.tables import (
     LOSS_SUMS_BYTES,
     cursor_at,
@@ -31,7 +32,11 @@ def _forward_block(plan, source, start, n, shapes):
     plan, source = plan_at(plan), source_at(source)
     size, first = plan.sizes.itemsize, layer_of(plan, 0)
     panels = first.h_in + start * first.n_in * size
-    if shapes and plan.scaling.x_means != 0:
+    if shapes and source.x_indptr != 0:
+        call(plan.leaves.gather_sparse, (address_of(source), plan.scratch.rows, n, first.n_in, panels,
+                                         plan.scratch.row_addresses, plan.scratch.cast, plan.scaling.x_means,
+                                         plan.scaling.x_factors))  # fmt: skip
+    elif shapes and plan.scaling.x_means != 0:
         call(plan.leaves.gather_standardized, (
             source.x, source.x_row, source.x_column, source.x_dtype, plan.scratch.rows, n, first.n_in, panels,
             plan.scratch.row_addresses, plan.scratch.cast, plan.scaling.x_means, plan.scaling.x_factors,
@@ -66,7 +71,7 @@ def forward_block(plan, source, start, n):
 
 @leaf(lambda T: types.void(types.intp, types.intp, types.intp, types.intp))
 def forward_shaped_block(plan, source, start, n):
-    """As `forward_block`, with inputs standardized, noise on them and units dropped where the plan says so."""
+    """As `forward_block`, with inputs sparse, standardized or noisy, and units dropped, where the plan says so."""
     _forward_block(plan, source, start, n, True)
 
 

@@ -52,6 +52,7 @@ LEAVES = np.dtype(
                 "order",
                 "gather",
                 "gather_standardized",
+                "gather_sparse",
                 "labels",
                 "panels_to_rows",
                 "panels_to_features",
@@ -297,6 +298,11 @@ SOURCE = np.dtype(
         ("w_row", COUNT),
         ("w_dtype", COUNT),
         ("n_samples", COUNT),
+        # Of sparse rows, else 0; `x` are then the numbers that are kept, and the strides of x nothing.
+        ("x_indices", ADDRESS),  # their columns
+        ("x_indptr", ADDRESS),  # where each row begins
+        ("x_index_dtype", COUNT),  # of both
+        ("n_kept", COUNT),
     ],
     align=True,
 )
