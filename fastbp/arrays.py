@@ -353,7 +353,7 @@ def _check_finite(
         problem = f"be within the range of {dtype}" if np.isfinite(given[index]) else "be finite"
         # As a string: the format of a longdouble goes through a Python float, in which it may be infinite.
         got = f"{name} must {problem}, got {given[index]!s} in {what} {index[0]}"
-        if np.isnan(given[index]):
+        if np.isnan(given[index]) and what == "row":
             got += _missing(array, index, columns)
         elif array.ndim == 2 and array.shape[1] > 1:
             got += f", {_named(index[1], columns)}"

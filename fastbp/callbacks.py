@@ -128,7 +128,7 @@ class _Log:
     _written: list[int] = field(default_factory=list, init=False, repr=False, compare=False)  # the last epoch
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(self.path))
+        object.__setattr__(self, "path", checks.path(self.path, "path"))
 
     def __call__(self, trainer: Any, record: dict[str, float]) -> None:  # noqa: ARG002 - a callback gets both
         """Write the epoch's line. Errors of the file system are raised."""
@@ -225,7 +225,7 @@ class TensorBoardLog:
     _make: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder))
+        object.__setattr__(self, "folder", checks.path(self.folder, "folder"))
         object.__setattr__(self, "_make", _summary_writer())
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -272,11 +272,7 @@ def check_callbacks(callbacks: object) -> tuple[Callback, ...]:
     expected = "a function of (trainer, record), or a sequence of them"
     if callable(callbacks):
         return (callbacks,)
-    entries: tuple[Any, ...]
-    try:
-        entries = tuple(callbacks)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"callbacks must be {expected}, got {checks.shown(callbacks)}") from None
+    entries = checks.entries(callbacks, "callbacks", expected)
     for index, entry in enumerate(entries):
         if not callable(entry):
             raise TypeError(f"callbacks must be {expected}, got {checks.shown(entry)} as entry {index}")

@@ -8,6 +8,7 @@ import operator
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -85,6 +86,19 @@ def positive_int(value: object, name: str, expected: str = "a positive integer",
     if integer < 1:
         raise ValueError(f"{name} must be {expected}, got {shown(integer)}")
     return _at_most(high, integer, name, expected)
+
+
+def entries(values: object, name: str, expected: str) -> tuple[Any, ...]:
+    """Return the entries of an iterable, of which a str is none here; `expected` says what may be passed.
+
+    Raises
+    ------
+    TypeError
+        If `values` is none.
+    """
+    if not hasattr(values, "__iter__") or isinstance(values, (str, bytes)):
+        raise TypeError(f"{name} must be {expected}, got {shown(values)}")
+    return tuple(values)
 
 
 def path(value: object, name: str) -> Path:

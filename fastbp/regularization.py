@@ -23,10 +23,7 @@ class Regularizer:
         layers = getattr(self, "layers", None)
         if layers is None:
             return
-        try:
-            entries = tuple(layers)
-        except TypeError:
-            raise TypeError(f"layers must be None or a sequence of layers' numbers, got {layers!r}") from None
+        entries = checks.entries(layers, "layers", "None or a sequence of layers' numbers")
         numbers = tuple([checks.integer(number, f"layers[{index}]") for index, number in enumerate(entries)])
         if not numbers:
             raise ValueError("layers must name at least one layer, or be None for all of them")
@@ -313,11 +310,7 @@ def regularized(shaping: Shaping, regularize: Regularizer | Iterable[Regularizer
     expected = "a regularizer such as fastbp.L2(1e-4), or a sequence of them"
     if isinstance(regularize, Regularizer):
         regularize = (regularize,)
-    try:
-        entries = tuple(regularize)
-    except TypeError:
-        raise TypeError(f"regularize must be {expected}, got {checks.shown(regularize)}") from None
-    for index, entry in enumerate(entries):
+    for index, entry in enumerate(checks.entries(regularize, "regularize", expected)):
         if not isinstance(entry, Regularizer):
             raise TypeError(f"regularize must be {expected}, got {checks.shown(entry)} as entry {index}")
         if isinstance(entry, LabelSmoothing) and not of_classes:

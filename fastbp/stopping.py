@@ -167,11 +167,7 @@ def check_rules(stop: object) -> tuple[StopRule, ...]:
     expected = "a stop rule such as fastbp.EarlyStopping(), or a sequence of them"
     if isinstance(stop, StopRule):
         return (stop,)
-    try:
-        entries = iter(stop)  # type: ignore[call-overload]
-    except TypeError:
-        raise TypeError(f"stop must be {expected}, got {stop!r}") from None
-    rules = tuple(entries)
+    rules = checks.entries(stop, "stop", expected)
     for index, rule in enumerate(rules):
         if not isinstance(rule, StopRule):
             raise TypeError(f"stop must be {expected}, got {rule!r} as entry {index}")

@@ -1,6 +1,6 @@
 """Faults by the hundred: does anything get lost, or does anything crash?
 
-    python perf/faults.py [--only resumes,kills,full_disk,mutations,growth] [--seed 0]
+    python perf/faults.py [--only resumes,kills,full_disk,mutations,growth,networks,inputs] [--seed 0]
 
 resumes    200 random fits (optimizer × options × dtype × stop step × threads), each stopped after a random step,
            written to a file and completed by a trainer that only knows the file: the SHA-256 must be that of the fit in
@@ -10,7 +10,10 @@ kills      a program that writes a file again and again is killed 200 times (SIG
 full_disk  writes that fail after each of some 200 numbers of bytes: an OSError, and the old file as it was.
 mutations  10 000 damaged files: only `fastbp.CheckpointError`, or the whole content; memory at most 3 × the file.
 growth     10**6 steps and 10**5 refused calls: the process does not grow.
+networks   400 random networks × options × odd data: a step as the naive twin's; inputs, and the bytes around buffers, stay.
+inputs     every bad input of `tests/bad_input.txt` gets its message before anything happens.
 
+The last two are tests (`tests/test_random_networks.py`, `tests/test_bad_input.py`) and need what these need.
 Prints a line for each; the exit status is 0 if all is well. The tests run a part of this.
 """
 
@@ -60,6 +63,8 @@ def random_fit(rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any]
         "activation": str(rng.choice(["relu", "tanh", "gelu", "elu(0.5)", "leaky_relu"])),
         "dtype": str(rng.choice(["float32", "float64"])),
         "seed": 0,
+        "standardize": bool(rng.integers(2)),
+        "standardize_y": bool(rng.integers(2)),
     }
     of_trainer: dict[str, Any] = {
         "optimizer": optimizer,
@@ -231,13 +236,30 @@ def growth(rng: np.random.Generator, _folder: Path, n_steps: int = 1_000_000, n_
     )
 
 
+def networks(rng: np.random.Generator, _folder: Path) -> str:
+    return tested("test_random_networks.py", f"--hypothesis-seed={rng.integers(1 << 32)}")
+
+
+def inputs(_rng: np.random.Generator, _folder: Path) -> str:
+    return tested("test_bad_input.py")
+
+
+def tested(name: str, *arguments: str) -> str:
+    """Run a file of tests; return what pytest says at the end."""
+    tests = Path(__file__).parents[1] / "tests"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests / name), *arguments]
+    done = subprocess.run(command, cwd=tests.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    return done.stdout.splitlines()[-1].strip("= ")
+
+
 def resident() -> int:
     """Return the bytes of this process in memory."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 
 
-FAULTS = {each.__name__: each for each in (resumes, kills, full_disk, mutations, growth)}
+FAULTS = {each.__name__: each for each in (resumes, kills, full_disk, mutations, growth, networks, inputs)}
 
 
 def main() -> None:
