@@ -10,7 +10,7 @@ kills      a program that writes a file again and again is killed 200 times (SIG
 full_disk  writes that fail after each of some 200 numbers of bytes: an OSError, and the old file as it was.
 mutations  10 000 damaged files: only `fastbp.CheckpointError`, or the whole content; memory at most 3 × the file.
 growth     10**6 steps and 10**5 refused calls: the process does not grow.
-networks   400 random networks × options × odd data: a step as the naive twin's; inputs, and the bytes around buffers, stay.
+networks   400 random networks × options × odd data: a step as the naive twin's, nothing else touched.
 inputs     every bad input of `tests/bad_input.txt` gets its message before anything happens.
 
 The last two are tests (`tests/test_random_networks.py`, `tests/test_bad_input.py`) and need what these need.
