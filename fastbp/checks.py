@@ -96,9 +96,13 @@ def entries(values: object, name: str, expected: str) -> tuple[Any, ...]:
     TypeError
         If `values` is none.
     """
-    if not hasattr(values, "__iter__") or isinstance(values, (str, bytes)):
+    try:
+        iterator = None if isinstance(values, (str, bytes)) else iter(values)  # type: ignore[call-overload]
+    except TypeError:
+        iterator = None
+    if iterator is None:
         raise TypeError(f"{name} must be {expected}, got {shown(values)}")
-    return tuple(values)
+    return tuple(iterator)
 
 
 def path(value: object, name: str) -> Path:

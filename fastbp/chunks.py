@@ -28,7 +28,7 @@ def check_chunks(values: Any) -> Iterable[Any]:
         If it is none, or an array.
     """
     if not hasattr(values, "__iter__") or isinstance(values, (str, bytes, dict)) or _is_array(values):
-        raise TypeError("y is missing; without it x must be an iterable of chunks (x, y) or (x, y, sample_weight)")
+        raise TypeError("y must be given, or x be an iterable of chunks (x, y) or (x, y, sample_weight)")
     iterable: Iterable[Any] = values
     return iterable
 

@@ -337,7 +337,8 @@ class Run:
             name = f"chunk {number}"
             if not isinstance(chunk, (tuple, list)) or len(chunk) not in (2, 3):
                 got = f"{len(chunk)} entries" if isinstance(chunk, (tuple, list)) else type(chunk).__name__
-                raise TypeError(f"{name} must be (x, y) or (x, y, sample_weight), got {got}")
+                hint = "; is y missing?" if number == 0 else ""
+                raise TypeError(f"x must yield chunks (x, y) or (x, y, sample_weight), got {got} as {name}{hint}")
             x, y, weights = (*chunk, None)[:3]
             if not is_weighted:
                 is_weighted.append(weights is not None)

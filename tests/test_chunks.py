@@ -236,14 +236,14 @@ def test_chunks_without_samples_are_left_out():
 
 X, Y = data(20)
 BAD = {
-    "no y": (lambda: X, TypeError, r"y is missing; without it x must be an iterable of chunks"),
-    "a number": (lambda: 3, TypeError, "y is missing"),
-    "a dict": (lambda: {"x": X}, TypeError, "y is missing"),
-    "a text": (lambda: "xy", TypeError, "y is missing"),
+    "no y": (lambda: X, TypeError, r"y must be given, or x be an iterable of chunks"),
+    "a number": (lambda: 3, TypeError, "y must be given"),
+    "a dict": (lambda: {"x": X}, TypeError, "y must be given"),
+    "a text": (lambda: "xy", TypeError, "y must be given"),
     "nothing": (list, ValueError, "without any sample"),
     "nothing but empty ones": (lambda: [(X[:0], Y[:0])], ValueError, "without any sample"),
-    "arrays": (lambda: [X, Y], TypeError, r"chunk 0 must be \(x, y\) or \(x, y, sample_weight\), got ndarray"),
-    "four": (lambda: [(X, Y, Y, Y)], TypeError, "chunk 0 must be .* got 4 entries"),
+    "arrays": (lambda: [X, Y], TypeError, r"x must yield chunks \(x, y\) or .* got ndarray as chunk 0; is y missing"),
+    "four": (lambda: [(X, Y, Y, Y)], TypeError, "x must yield .* got 4 entries as chunk 0"),
     "another width": (lambda: [(X[:, :2], Y)], ValueError, r"x of chunk 0 must have shape \(n_samples, 3\), got"),
     "other samples": (lambda: [(X, Y[:3])], ValueError, "y of chunk 0 must have as many samples"),
     "not finite": (lambda: [(X * np.nan, Y)], ValueError, "x of chunk 0 must be finite"),

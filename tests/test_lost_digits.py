@@ -14,7 +14,7 @@ Y = np.sin(X[:, :1])
 FAR = X.copy()
 FAR[:, 1] += 1e6
 
-CURE = r'subtract the mean of each such column, or use dtype="float64"'
+CURE = 'use standardize=True (of y: standardize_y=True), or dtype="float64"'
 
 
 def model_of(**options):

@@ -202,7 +202,7 @@ def test_where_the_value_is_that_is_not_finite():
         (lambda x, y: model().fit(x.astype(complex), y), TypeError, "x must have a bool, integer or floating dtype"),
         (lambda x, y: model().fit(x[:0], y[:0]), ValueError, "x must have at least one sample"),
         (lambda x, y: model().fit(x, sparse.csr_array(y)), TypeError, r"y must have .*\.toarray\(\)"),
-        (lambda x, y: model().fit(x), TypeError, "y is missing"),
+        (lambda x, y: model().fit(x), TypeError, "y must be given"),
         (lambda x, y: model().predict(x, out=x.data[:4].reshape(2, 2)), ValueError, "out must have shape"),
     ],
 )
