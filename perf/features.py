@@ -1,10 +1,11 @@
 """What does each feature cost when it is on? Time per step with it over that without it.
 
-    python perf/features.py [--shapes tiny,digits,mnist] [--rounds 15] [--dtype float32]
+    python perf/features.py [--shapes tiny,digits,mnist] [--rounds 15] [--dtype float32] [--threads 1]
 
 The same network with and without take turns in one process, short fits in random order; the ratio is the median over
 the rounds of two times that were measured one after the other. Formulas of a user's own are compared with fastbp's of
-the same formula. What is off, `compare.py` says.
+the same formula. The look at every value of the data is compared with `check_finite=False`, in fits of one epoch. What
+is off costs, `compare.py` says.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from harness import options
 from harness.shapes import Shape, make_data
 
 SECONDS = 0.05  # of one fit
+SHORT = 5  # times as many rounds of fits that are short
 
 
 class Feature(NamedTuple):
@@ -75,16 +77,17 @@ OPTIMIZERS = {
 
 
 class Run:
-    """Fits of one network that go on; the time per step of each."""
+    """Fits of one network that go on; the time per step of each. n_epochs : of a fit; as many as 50 ms take."""
 
-    def __init__(self, shape: Shape, dtype: str, feature: Feature) -> None:
+    def __init__(self, shape: Shape, dtype: str, feature: Feature, threads: int, n_epochs: int | None = None) -> None:
         self.x, self.y = make_data(shape, dtype)
         of_model = {"activation": shape.activation, "output": shape.output, "loss": shape.loss} | feature.of_model
         model = fastbp.MLP(shape.sizes, **of_model, dtype=dtype, seed=0)
-        self.trainer = fastbp.Trainer(model, batch_size=shape.batch_size, seed=0, **feature.of_trainer)
-        self.of_fit, self.n_epochs = feature.of_fit, 1
+        options = {"batch_size": shape.batch_size, "seed": 0, "threads": threads} | feature.of_trainer
+        self.trainer = fastbp.Trainer(model, **options)
+        self.of_fit, self.n_epochs = feature.of_fit, n_epochs or 1
         self.seconds()  # compiles
-        while self.seconds() < SECONDS:
+        while n_epochs is None and self.seconds() < SECONDS:
             self.n_epochs *= 2
 
     def seconds(self) -> float:
@@ -166,14 +169,20 @@ def ratio_of(run: Run, other: Run, rounds: int) -> float:
     return median(pairs)
 
 
-def ratios(shape: Shape, dtype: str, rounds: int) -> dict[str, float]:
+def ratios(shape: Shape, dtype: str, threads: int, rounds: int) -> dict[str, float]:
     """Return the median ratio of each feature, and of each formula of a user's own to the known one."""
-    plain = Run(shape, dtype, Feature("off", {}, {}))
-    found = {feature.name: ratio_of(Run(shape, dtype, feature), plain, rounds) for feature in features_of(shape)}
+
+    def run(feature: Feature, n_epochs: int | None = None) -> Run:
+        return Run(shape, dtype, feature, threads, n_epochs)
+
+    plain = run(Feature("off", {}, {}))
+    found = {feature.name: ratio_of(run(feature), plain, rounds) for feature in features_of(shape)}
+    looks, does_not = [run(Feature("", {}, {"check_finite": looks}), n_epochs=1) for looks in (True, False)]
+    found["check_finite, one epoch"] = ratio_of(looks, does_not, SHORT * rounds)
     for own, known in own_and_known():
         if shape.loss == "cross_entropy" and "loss" in own.of_model:
             continue  # of labels
-        found[f"{own.name} / {known.name}"] = ratio_of(Run(shape, dtype, own), Run(shape, dtype, known), rounds)
+        found[f"{own.name} / {known.name}"] = ratio_of(run(own), run(known), rounds)
     return found
 
 
@@ -182,9 +191,15 @@ def main() -> None:
     options.add_shapes(parser, "tiny,digits,mnist")
     options.add_dtype(parser)
     options.add_rounds(parser, 15)
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    print(f"{options.processor()}; one thread, {arguments.dtype}; time per step with a feature over that without it")
-    columns = {shape.name: ratios(shape, arguments.dtype, arguments.rounds) for shape in arguments.shapes}
+    print(
+        f"{options.processor()}; {arguments.threads} thread(s), {arguments.dtype}; time per step with a feature over "
+        "that without it"
+    )
+    columns = {
+        shape.name: ratios(shape, arguments.dtype, arguments.threads, arguments.rounds) for shape in arguments.shapes
+    }
     names = list(dict.fromkeys(name for column in columns.values() for name in column))
     width = max(map(len, names))
     print(" " * width, *[f"{name:>9}" for name in columns])
