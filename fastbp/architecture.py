@@ -29,6 +29,8 @@ _ACTIVATION_CHOICES = activations.LeakyReLU, activations.ELU
 _LOSS_CHOICES = losses.Huber, losses.Quantile
 
 _DTYPES = ("float32", "float64")
+# Outputs that reach only some values, which are not those of standardized targets.
+_LIMITED = ("tanh", "relu", "elu", "selu", "gelu", "silu", "mish", "softplus", "hard_tanh")
 
 
 class Architecture(NamedTuple):
@@ -118,6 +120,9 @@ def architecture_of(
         checks.flag(standardize, "standardize"),
         checks.flag(standardize_y, "standardize_y"),
     )
+    limited = [name for name in _LIMITED if names[-1] == name or str(names[-1]).startswith(f"{name}(")]
+    if architecture.standardizes_y and limited:
+        raise ValueError(f"standardize_y needs an output without limits, such as 'identity', got {limited[0]!r}")
     if architecture.standardizes_y and loss_of(architecture.loss).targets != VALUES:
         raise ValueError(
             f"standardize_y is for targets of any size, those of mse and the like, not for loss {architecture.loss!s}"

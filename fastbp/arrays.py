@@ -208,7 +208,7 @@ def check_some_weight(array: npt.NDArray[np.float64], name: str) -> None:
     with np.errstate(all="ignore"):
         total = float(array.sum())
     if array.size and not 0.0 < total < np.inf:
-        raise ValueError(f"{name} must leave samples a finite total weight above 0, got {total}")
+        raise ValueError(f"{name} must leave samples a finite total weight above zero, got {total}")
 
 
 def parameters(values: object, n_params: int, dtype: npt.DTypeLike, name: str = "params") -> Array:

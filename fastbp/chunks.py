@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,16 @@ if TYPE_CHECKING:
 
     from fastbp.sources import Data
 
-__all__ = ["Chunks", "check_chunks"]
+__all__ = ["Chunks", "TooLate", "check_chunks"]
 
-_SECONDS = 0.1  # after which whoever waits looks for signals
+_SECONDS = 0.1  # after which whoever waits looks for signals, and whether it is too late
 
 # What these are made for is to hold samples, not chunks.
 _OF_ARRAYS = ("__array__", "__dlpack__", "columns", "tocsr")
+
+
+class TooLate(Exception):  # noqa: N818 - no error: the time of the fit is over
+    """A chunk has not come in time."""
 
 
 def check_chunks(values: Any) -> Iterable[Any]:
@@ -38,14 +43,15 @@ def _is_array(values: Any) -> bool:
 
 
 class Chunks:
-    """The chunks of an iterable, each checked, pass after pass; one is loaded ahead, by a thread of its own.
+    """The chunks of an iterable, each checked and copied, pass after pass; a thread loads one ahead.
 
     Parameters
     ----------
     iterable : iterable
-        Gone through once for each pass.
+        Gone through once for each pass, by that thread alone.
     checked : callable
-        ``f(chunk, number) -> Data or None``: None for one without samples, which is left out.
+        ``f(chunk, number) -> Data or None``: None for one without samples, which is left out. What it returns must be
+        nobody else's: the iterable may fill the same arrays again for the next one.
     """
 
     def __init__(self, iterable: Iterable[Any], checked: Callable[[Any, int], Data | None]) -> None:
@@ -53,34 +59,60 @@ class Chunks:
         self._iterator: Iterator[Any] | None = None
         self._number = 0  # of chunks asked for in this pass
         self._next: Future[Data | None] | None = None
+        self._wanted: queue.SimpleQueue[Future[Data | None] | None] = queue.SimpleQueue()
+        self._has_thread = False
 
-    def begin(self) -> Data | None:
+    @property
+    def begins_anew(self) -> bool:
+        """Whether the iterable can be gone through more than once, as far as is known."""
+        return self._iterator is not self._iterable
+
+    def begin(self, is_too_late: Callable[[], bool] = lambda: False) -> Data | None:
         """Begin a pass; return its first chunk. None if there is none: an iterator can be gone through only once."""
-        if self._iterator is self._iterable:
+        if not self.begins_anew:
             return None
         self._iterator, self._number, self._next = iter(self._iterable), 0, None
-        return self.next()
+        return self.next(is_too_late)
 
-    def next(self) -> Data | None:
-        """Return the next chunk, and have the one after it loaded; None if the pass is over."""
-        future = self._next or self._load()
+    def next(self, is_too_late: Callable[[], bool] = lambda: False) -> Data | None:
+        """Return the next chunk, and have the one after it loaded; None if the pass is over.
+
+        Raises
+        ------
+        TooLate
+            If there is none yet, and it is.
+        Whatever the iterable raises, and what is wrong with the chunk.
+        """
+        future = self._next = self._next or self._load()
         while not wait([future], _SECONDS).done:  # a signal that another thread gets wakes nobody who waits here
-            pass
+            if is_too_late():
+                raise TooLate
+        self._next = None
         chunk = future.result()
-        self._next = None if chunk is None else self._load()
+        if chunk is not None:
+            self._next = self._load()
         return chunk
+
+    def close(self) -> None:
+        """Let the thread end, when it has loaded what it is at."""
+        self._wanted.put(None)
 
     def _load(self) -> Future[Data | None]:
         future: Future[Data | None] = Future()
-        # A daemon: a source that never answers must not keep the process from ending.
-        threading.Thread(target=self._run, args=(future,), name="fastbp-chunks", daemon=True).start()
+        self._wanted.put(future)
+        if not self._has_thread:
+            # A daemon: a source that never answers must not keep the process from ending.
+            threading.Thread(target=self._serve, name="fastbp-chunks", daemon=True).start()
+            self._has_thread = True
         return future
 
-    def _run(self, future: Future[Data | None]) -> None:
-        try:
-            future.set_result(self._next_with_samples())
-        except BaseException as error:  # raised where the chunk is wanted
-            future.set_exception(error)
+    def _serve(self) -> None:
+        while (future := self._wanted.get()) is not None:
+            try:
+                future.set_result(self._next_with_samples())
+            except BaseException as error:  # raised where the chunk is wanted
+                future.set_exception(error)
+            del future  # and with it the chunk
 
     def _next_with_samples(self) -> Data | None:
         assert self._iterator is not None

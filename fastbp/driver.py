@@ -219,7 +219,10 @@ class Driver:
 
     def take(self, program: Program, data: Data, dealing: Dealing) -> None:
         """Go on with other data of the same epoch, or of the next one."""
+        if program.plan.most_workers != self._program.plan.most_workers:
+            self._crew = Crew(program.plan.most_workers)
         self._program, self.data, self.dealing = program, data, dealing
+        self._step_cost = step_cost(program.plan.architecture, dealing.batch_size)
         program.user = None
 
     def end_source(self) -> None:

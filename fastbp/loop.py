@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbp import _jit
+from fastbp.chunks import TooLate
 from fastbp.driver import Dealing, Driver, training_plan
 from fastbp.errors import DivergenceError, warn
 from fastbp.evaluation import evaluate, outputs_for, predict
@@ -43,7 +44,7 @@ __all__ = ["Callbacks", "Limits", "Loop", "Validation"]
 
 _MAX_EPOCHS_PER_CALL = 1 << 13  # bounds the table of epoch records
 _NEXT_SEED = 0x2545F4914F6CDD1D  # from the order of a chunk to that of the next one; any odd number would do
-_EXHAUSTED = "exhausted"  # a stop reason
+_EXHAUSTED, _MAX_STEPS = "exhausted", "max_steps"  # stop reasons
 _RESTORED = "EarlyStopping(restore_best=True) has since restored the parameters of the best epoch"
 
 
@@ -242,8 +243,9 @@ class Loop:
             while reason is None:
                 before = self._position.n_epochs, self._n_recoveries
                 reason = self._take_in(self._driver.advance(self._last_step, self._seconds_left()))
-                if reason is None and self._chunks is not None:
-                    reason = self._feed(self._chunks, before != (self._position.n_epochs, self._n_recoveries))
+                if self._chunks is not None and reason in (None, _MAX_STEPS):
+                    begins_epoch = before != (self._position.n_epochs, self._n_recoveries)
+                    reason = self._feed(self._chunks, begins_epoch, reason)
                 if self._checkpoint is not None:
                     reason = self._checkpoint.look() or reason
                 if progress.is_shown:
@@ -253,16 +255,24 @@ class Loop:
                 reason = self._take_in(status) or reason
             self._history.stop_reason = reason
 
-    def _feed(self, chunks: Chunks, begins_epoch: bool) -> str | None:
-        """Hand over the next chunk if it is time; returns why the fit ends if an epoch begins and there is none."""
+    def _feed(self, chunks: Chunks, begins_epoch: bool, reason: str | None) -> str | None:
+        """Hand over the next chunk if it is time, or end the epoch if there is none; returns why the fit ends."""
         if not begins_epoch and int(self._position.cursor["position"]) < self._dealing.epoch_size:
-            return None
-        chunk = chunks.begin() if begins_epoch else chunks.next()
+            return reason
+        if begins_epoch and reason is not None:
+            return reason
+        try:
+            chunk = (chunks.begin if begins_epoch else chunks.next)(lambda: self._seconds_left() <= 0.0)
+        except TooLate:
+            return TimeLimit.__name__
         if chunk is None and begins_epoch:
             return _EXHAUSTED
         if chunk is None:
             self._driver.end_source()
-            return None
+            # All steps may have been taken: then the next call does nothing else but end the epoch.
+            return None if reason is None else self._take_in(self._driver.advance(self._last_step)) or reason
+        if reason is not None:
+            return reason
         self._dealing = self._dealing_of(chunk, None if begins_epoch else self._dealing)
         self._data = self._position.data = chunk
         self._driver.take(self._program_for(chunk), chunk, self._dealing)
@@ -575,7 +585,7 @@ class Loop:
         if self._limits.epochs is not None and self._position.n_epochs == self._first_epoch + self._limits.epochs:
             return "epochs"
         if self._position.n_steps == self._last_step:
-            return "max_steps"
+            return _MAX_STEPS
         return "TimeLimit" if self.has_begun and self._seconds_left() <= 0.0 else None
 
     def _seconds_left(self) -> float:

@@ -69,7 +69,7 @@ class MLP:
         Whether the network sees each input, and learns each target, less its mean and over its standard deviation in
         the training data of the first fit (`learn_scaling`), in float64 as they are read. Loss and history are then in
         those units; predictions, metrics and derivatives in yours. `standardize_y` goes with mse, mae, huber, log_cosh,
-        quantile, gaussian_nll and a loss of your own.
+        quantile, gaussian_nll and a loss of your own, and with outputs identity, leaky_relu and your own.
 
     Attributes
     ----------
@@ -265,7 +265,7 @@ class MLP:
         data = network.checked_data(x, y)
         with network.turn.take():
             network.turn.finish()
-            network.scaling.learn(data.x, data.y)
+            network.scaling.learn(data)
 
     @property
     def history(self) -> History | None:

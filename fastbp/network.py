@@ -141,7 +141,8 @@ class Network:
         if class_weight is not None:
             of_classes = weights_of_classes(class_weight, targets, is_labels, self.n_out, self.targets == FRACTIONS)
             weights = of_classes if weights is None else weights * of_classes
-            arrays.check_some_weight(weights, "class_weight")
+            if not may_weigh_nothing:
+                arrays.check_some_weight(weights, "class_weight")
         return Data(features, targets, is_labels, weights)
 
     def checked_features(

@@ -414,6 +414,7 @@ class Program:
             "seed": shaping.seed - 2**64 if shaping.seed >= 2**63 else shaping.seed,
             "step": 0,
             "first": 0,
+            "weight": 0.0,
             "noise": shaping.noise,
             "smoothing_factor": 1.0 - shaping.smoothing,
             "smoothing_share": shaping.smoothing / (plan.layout.sizes[-1] if is_of_classes else 2),

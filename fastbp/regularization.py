@@ -101,7 +101,7 @@ class L2(_Penalty):
     biases : bool, default False
         Whether biases are penalized too.
     per_batch : bool, default False
-        Whether to divide by the samples of the batch: scikit-learn's ``alpha``.
+        Whether to divide by the samples of the batch, or the sum of their weights: scikit-learn's ``alpha``.
     layers : sequence of int, optional
         Numbers of the layers of weights, from 0, or from -1 backwards; all by default.
 

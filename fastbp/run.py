@@ -25,6 +25,7 @@ from fastbp.loop import Callbacks, Limits, Loop, Validation
 from fastbp.optimizers import check_optimizer
 from fastbp.rate_finder import find_rate
 from fastbp.recovery import ReduceRate, check_on_divergence
+from fastbp.scaling import Learnt, units_of
 from fastbp.sources import Data
 from fastbp.splitting import split
 from fastbp.state import Buffers, Position, RuleMemory, RunState
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from fastbp.optimizers import Optimizer
     from fastbp.rate_finder import RateCurve
     from fastbp.regularization import Regularizer
-    from fastbp.scaling import Learnt
     from fastbp.schedules import LearningRate
     from fastbp.shaping import Shaping
 
@@ -201,18 +201,6 @@ class Run:
     ) -> History:
         """Train for some epochs or steps more, as `Trainer.fit`. trainer : for the callbacks."""
         looks = checks.flag(check_finite, "check_finite")
-        chunks = None
-        if y is None:
-            if sample_weight is not None or validation_split is not None or checkpoint is not None:
-                raise ValueError(
-                    "sample_weight, validation_split and checkpoint need data as arrays: chunks may be (x, y, "
-                    "sample_weight), and validation_data may be given"
-                )
-            data, chunks = self._first_of_chunks(x, class_weight, looks)
-        else:
-            data = self.network.checked_data(
-                x, y, sample_weight=sample_weight, class_weight=class_weight, check_finite=looks
-            )
         functions = Callbacks(check_callbacks(callbacks), trainer)
         rules = check_rules(stop)
         limits = Limits(
@@ -222,13 +210,27 @@ class Run:
         )
         every = checks.positive_int(validation_every, "validation_every")
         health_every, recovery = _health_every(health), check_on_divergence(on_divergence)
+        show_progress = checks.flag(progress, "progress")
+        limits.check()
         held_out = self._checked_validation(validation_data, looks)
+        chunks = None
+        if y is None:
+            if sample_weight is not None or validation_split is not None or checkpoint is not None:
+                raise ValueError(
+                    "sample_weight, validation_split and checkpoint need data as arrays: chunks may be (x, y, "
+                    "sample_weight), and validation_data may be given"
+                )
+            data, chunks = self._first_of_chunks(x, class_weight, looks)
+            if recovery is not None and recovery.times > 0 and not chunks.begins_anew:
+                raise ValueError("on_divergence needs chunks that can be gone through again: a list, not an iterator")
+        else:
+            data = self.network.checked_data(
+                x, y, sample_weight=sample_weight, class_weight=class_weight, check_finite=looks
+            )
         if validation_split is not None:
             resumed = None if checkpoint is None else checkpoint.resumed
             data, held_out = self._split(data, validation_split, held_out, (resumed or self).seed)
         validation = self._validation(held_out, check_metrics(metrics), rules, every)
-        show_progress = checks.flag(progress, "progress")
-        limits.check()
         if callable(self._rule.optimizer.learning_rate):
             schedules.sample(self._rule.optimizer.learning_rate, self.n_steps, 1)
         data.warn_of_lost_digits(self.network.architecture)
@@ -243,17 +245,24 @@ class Run:
                 if left is None:
                     return self.history
                 limits = left
-            before = self.state
-            memory = before.memory.for_fit(rules, None if validation is None else validation.data.fingerprint())
-            state = before.for_fit(data.fingerprint, memory)
+            before, scaling = self.state, self.network.scaling
+            learnt = scaling.learnt or scaling.measured(data)
+            seen = "" if validation is None else validation.data.fingerprint()
+            memory = before.memory.for_fit(rules, f"{seen}{units_of(learnt)}" or None)
+            # Chunks begin an epoch, whatever the first one is.
+            state = before.for_fit(data.fingerprint if chunks is None else str, memory)
             loop = self._begin(state, data, limits, validation, functions, health_every, recovery, checkpoint, chunks)
-            learnt = self.network.scaling.learnt
-            work = partial(self._train, loop, state, data, show_progress)
-            finish = partial(self._conclude, loop, before, learnt)
-            if checkpoint is None:
-                turn.run(work, finish=finish)
-            else:
-                self._run_with(checkpoint, work, finish)
+            del data  # which the loop has: the first chunk need not outlive the second one
+            work = partial(self._train, loop, state, learnt, show_progress)
+            finish = partial(self._conclude, loop, before, scaling.learnt)
+            try:
+                if checkpoint is None:
+                    turn.run(work, finish=finish)
+                else:
+                    self._run_with(checkpoint, work, finish)
+            finally:
+                if chunks is not None:
+                    chunks.close()
         return self.history
 
     def _limits_left(self, checkpoint: Checkpoint, data: Data, held_out: Data | None, limits: Limits) -> Limits | None:
@@ -340,16 +349,18 @@ class Run:
                 hint = "; is y missing?" if number == 0 else ""
                 raise TypeError(f"x must yield chunks (x, y) or (x, y, sample_weight), got {got} as {name}{hint}")
             x, y, weights = (*chunk, None)[:3]
+            if np.ndim(x) == 2 and np.shape(x)[0] == 0:
+                return None
             if not is_weighted:
                 is_weighted.append(weights is not None)
             if is_weighted[0] != (weights is not None):
                 raise ValueError(f"{name} must have weights as the first one, or none as that")
-            if np.ndim(x) == 2 and np.shape(x)[0] == 0:
-                return None
             names = f"x of {name}", f"y of {name}", f"sample_weight of {name}"
-            return self.network.checked_data(
+            data = self.network.checked_data(
                 x, y, names, weights, class_weight, may_weigh_nothing=True, check_finite=check_finite
             )
+            is_rest = self._drop_last and data.x.shape[0] < (self._batch_size or 1)
+            return None if is_rest else data.copy()
 
         chunks = Chunks(check_chunks(iterable), checked)
         first = chunks.begin()
@@ -357,11 +368,10 @@ class Run:
             raise ValueError("x must be an iterable of chunks, got one without any sample")
         return first, chunks
 
-    def _train(self, loop: Loop, state: RunState, data: Data, show_progress: bool) -> None:
+    def _train(self, loop: Loop, state: RunState, learnt: Learnt, show_progress: bool) -> None:
         self.state, self.network.history, self._loop = state, self.history, loop
         self._show_positions()
-        if not self.network.scaling.is_learnt:
-            self.network.scaling.learn(data.x, data.y)
+        self.network.scaling.put(learnt)
         loop.run(show_progress)
 
     def _conclude(self, loop: Loop, before: RunState, learnt: Learnt | None) -> None:
@@ -411,7 +421,7 @@ class Run:
             raise ValueError(f"n_steps must be 3 or more, got {n_steps}")
         data, other = self.network.checked_data(x, y), copy.deepcopy(self)
         if not other.network.scaling.is_learnt:
-            other.network.scaling.learn(data.x, data.y)
+            other.network.scaling.learn(data)
         n_samples = data.x.shape[0]
 
         def step(rate: float, rows: npt.NDArray[np.intp]) -> float:

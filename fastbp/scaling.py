@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
@@ -12,10 +13,13 @@ from fastbp.blocks import row_blocks
 from fastbp.buffers import aligned_copy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fastbp.architecture import Architecture
+    from fastbp.sources import Data
     from fastbp.sparse import Features
 
-__all__ = ["Learnt", "Scaling", "Spread", "spread_of"]
+__all__ = ["Learnt", "Scaling", "Spread", "spread_of", "units_of"]
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -27,31 +31,42 @@ class Spread(NamedTuple):
     std: Array
 
 
-def spread_of(array: Features, name: str) -> Spread:
+def spread_of(array: Features, name: str, weights: Array | None = None) -> Spread:
     """Return mean and standard deviation of each column, in float64 and in blocks of rows.
 
-    Of deviations from the first row: so a constant column has none, and columns far from 0 keep their digits.
+    Of deviations from the first row: so a constant column has none, and columns far from 0 keep their digits. One that
+    varies by no more than its rounding is constant too. Rows of weight 0 do not count; others count alike.
 
     Raises
     ------
     ValueError
         If one of them is beyond float64, or a value is NaN.
     """
-    n_samples, n_columns = array.shape
-    pivot = next(iter(row_blocks(array)))[1][0].astype(np.float64)
+    n_columns, n_rows = array.shape[1], 0
     total, largest, square = np.zeros(n_columns), np.zeros(n_columns), np.zeros(n_columns)
+    pivot: Array | None = None
+
+    def counting() -> Iterator[Array]:
+        for first, block in row_blocks(array):
+            counts = slice(None) if weights is None else weights[first : first + len(block)] > 0.0
+            if len(rows := block[counts]):
+                yield rows
+
     with np.errstate(all="ignore"):
-        for _, block in row_blocks(array):
-            deviations = block - pivot
+        for rows in counting():
+            pivot = rows[0].astype(np.float64) if pivot is None else pivot
+            deviations = rows - pivot
+            n_rows += len(rows)
             total += deviations.sum(axis=0)
             largest = np.maximum(largest, np.maximum(deviations.max(axis=0), -deviations.min(axis=0)))
-        mean_deviation, unit = total / n_samples, np.where(largest > 0.0, largest, 1.0)  # whose squares are no extremes
-        for _, block in row_blocks(array):
-            deviations = block - pivot
+        assert pivot is not None  # some weight is above 0
+        mean_deviation, unit = total / n_rows, np.where(largest > 0.0, largest, 1.0)  # whose squares are no extremes
+        for rows in counting():
+            deviations = rows - pivot
             deviations -= mean_deviation
             deviations /= unit
             square += np.square(deviations, out=deviations).sum(axis=0)
-        mean, std = pivot + mean_deviation, unit * np.sqrt(square / n_samples)
+        mean, std = pivot + mean_deviation, unit * np.sqrt(square / n_rows)
     wrong = ~(np.isfinite(mean) & np.isfinite(std))
     if wrong.any():
         column = int(wrong.argmax())
@@ -59,8 +74,15 @@ def spread_of(array: Features, name: str) -> Spread:
             f"{name} must have a finite mean and spread to be standardized, got {mean[column]} and {std[column]} in "
             f"column {column}"
         )
-    std[std < np.finfo(np.float64).tiny] = 1.0
+    rounding = 4.0 * np.finfo(array.dtype).eps if array.dtype.kind == "f" else 0.0
+    std[std <= np.maximum(np.finfo(np.float64).tiny, rounding * np.abs(mean))] = 1.0
     return Spread(mean, std)
+
+
+def units_of(learnt: Learnt) -> str:
+    """Return a hash of the units in which a network computes, "" if they are the user's."""
+    parts = [part.tobytes() for spread in learnt if spread is not None for part in spread]
+    return hashlib.blake2b(b"".join(parts), digest_size=8).hexdigest() if parts else ""
 
 
 Learnt: TypeAlias = tuple[Spread | None, Spread | None]  # of inputs and of targets, None for what is not standardized
@@ -120,9 +142,14 @@ class Scaling:
         self._of_y: Spread | None = of_y
         self.is_learnt = learnt is not None or not self.learns
 
-    def learn(self, x: Features, y: Features) -> None:
+    def measured(self, data: Data) -> Learnt:
+        """Return what would be learnt from checked data."""
+        of_x = spread_of(data.x, "x", data.weights) if self._n_in else None
+        return of_x, spread_of(data.y, "y", data.weights) if self._n_out else None
+
+    def learn(self, data: Data) -> None:
         """Learn from checked data; as `put`."""
-        self.put((spread_of(x, "x") if self._n_in else None, spread_of(y, "y") if self._n_out else None))
+        self.put(self.measured(data))
 
     def of_inputs(self, x: Array) -> Array:
         """Return inputs as the network sees them."""

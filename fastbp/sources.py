@@ -50,6 +50,11 @@ class Data:
         """Whether the features are."""
         return isinstance(self.x, SparseRows)
 
+    def copy(self) -> Data:
+        """Return a copy that nobody else writes to."""
+        weights = None if self.weights is None else self.weights.copy()
+        return Data(self.x.copy(), self.y.copy(), self.is_labels, weights)
+
     @property
     def weight(self) -> float:
         """Of all samples: their number, if they count alike."""
@@ -75,14 +80,14 @@ class Data:
         """Warn once if rounding to the model's dtype loses what distinguishes the rows of a column."""
         # A sparse column is rarely far from 0: its zeros are not.
         arrays = {} if architecture.standardizes_x or isinstance(self.x, SparseRows) else {"x": self.x}
-        if not (self.is_labels or architecture.standardizes_y):
+        if not self.is_labels:  # predictions would lose them, if targets are standardized or not
             arrays["y"] = self.y
         lost = {name: columns for name, array in arrays.items() if (columns := lost_columns(array, architecture.dtype))}
         if lost:
             named = " and ".join(_column_names(name, columns) for name, columns in lost.items())
             warn(
                 f"{named}: the values lie too close together, so far from 0, for float32, in which the model computes "
-                'and which keeps 7 digits of them; use standardize=True (of y: standardize_y=True), or dtype="float64"'
+                'and which keeps 7 digits of them; use dtype="float64", or, for x, standardize=True'
             )
 
 

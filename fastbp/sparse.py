@@ -48,6 +48,10 @@ class SparseRows:
         places = np.repeat(first - indptr[:-1], lengths) + np.arange(indptr[-1])
         return SparseRows(self.values[places], self.indices[places].astype(np.int64), indptr, self.shape[1])
 
+    def copy(self) -> SparseRows:
+        """Return a copy that nobody else writes to."""
+        return SparseRows(self.values.copy(), self.indices.copy(), self.indptr.copy(), self.shape[1])
+
     def toarray(self) -> Array:
         """Return the rows with all their zeros."""
         array = np.zeros(self.shape, self.dtype)

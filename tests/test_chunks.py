@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def twin_of(chunks, n_epochs, batch_size=8, drop_last=False, weights=None):
         for x, y, *w in chunks:
             for first in range(0, len(x), min(batch_size, len(x))):
                 rows = slice(first, first + batch_size)
-                if drop_last and len(x[rows]) < min(batch_size, len(x)):
+                if drop_last and len(x[rows]) < batch_size:
                     continue
                 weight = w[0][rows].sum() if w else len(x[rows])
                 total += other.step(x[rows], y[rows], *[part[rows] for part in w]) * weight if weight else 0.0
@@ -54,6 +55,10 @@ def twin_of(chunks, n_epochs, batch_size=8, drop_last=False, weights=None):
 @pytest.mark.parametrize("lengths", [(100,), (16, 84), (5, 50, 45), (33, 1, 66), (1,) * 9])
 def test_a_fit_goes_through_the_batches_of_each_chunk(lengths, drop_last):
     chunks = cut(*data(), *lengths)
+    if drop_last and max(lengths) < 8:
+        with pytest.raises(ValueError, match="without any sample"):
+            trainer(drop_last=True).fit(chunks)
+        return
     one = trainer(shuffle=False, drop_last=drop_last)
     history = one.fit(chunks, epochs=3)
     params, losses = twin_of(chunks, 3, drop_last=drop_last)
@@ -143,6 +148,8 @@ def test_a_generator_serves_one_epoch():
 def test_the_next_chunk_is_loaded_while_the_present_one_trains():
     stream = Stream(cut(*data(400), 100, 100, 100, 100))
     trainer(batch_size=1).fit(stream, max_steps=1)  # in the first
+    for thread in stream.threads:
+        thread.join(10)
     assert stream.n_asked == 2
     assert threading.main_thread() not in stream.threads
 
@@ -323,3 +330,120 @@ def test_learners_and_steps_go_on_after_chunks():
     one.step(X, Y)
     assert one.n_steps == 6
     assert np.isfinite(one.model.params).all()
+
+
+def refilling(fills, copies):
+    """A generator that fills the same arrays again for each chunk."""
+    x, y = np.empty((64, 3)), np.empty((64, 2))
+    for seed in range(fills):
+        x[:], y[:] = data(64, seed)
+        yield (x.copy(), y.copy()) if copies else (x, y)
+
+
+def test_a_generator_may_fill_its_arrays_again():
+    one, other = [trainer(batch_size=None, optimizer=fastbp.SGD(1e-9)) for _ in range(2)]
+    one.fit(refilling(5, copies=False), epochs=1)
+    other.fit(refilling(5, copies=True), epochs=1)
+    assert bits(one) == bits(other)
+
+
+@pytest.mark.parametrize("lengths", [(2000, 10), (10, 2000)])
+def test_chunks_of_other_sizes_have_their_own_teams(lengths):
+    x, y = data(sum(lengths))
+    models = []
+    for threads in (1, "auto"):
+        model = MLP([3, 128, 128, 2], seed=0)
+        model.fit(cut(x, y, *lengths), epochs=3, batch_size=None, threads=threads, seed=0)
+        models.append(model.params.tobytes())
+    assert models[0] == models[1]
+
+
+def test_max_steps_at_the_end_of_an_epoch_ends_it():
+    x, y = data()
+    chunks, seen = cut(x, y, 48, 52), []
+    options = {"epochs": None, "max_steps": 13, "validation_data": (x, y), "stop": EarlyStopping(5)}
+    one, other = trainer(shuffle=False), trainer(shuffle=False)
+    history = one.fit(chunks, **options, callbacks=lambda trainer, record: seen.append(record["epoch"]))
+    assert history.stop_reason == "max_steps"
+    assert np.isfinite(history.validation_loss).all()
+    assert seen == [1]
+    twin_of_one, _ = twin_of(chunks, 1)
+    assert one.model.params.tobytes() == twin_of_one
+    one.fit(chunks, epochs=1)
+    assert len(one.history) == 2
+    other.fit(chunks, epochs=2)
+    assert one.model.params.tobytes() == other.model.params.tobytes()
+
+
+def test_one_thread_goes_through_the_iterable():
+    stream = Stream(cut(*data(), 25, 25, 50))
+    trainer().fit(stream, epochs=4)
+    assert len(stream.threads) == 1
+    stream.threads.pop().join(10)  # it ends with the fit
+
+
+def test_a_chunk_without_any_weight_is_passed_over():
+    x, _ = data(60)
+    model = MLP([3, 3], output="softmax", seed=0)
+    history = model.fit([(x, np.arange(60) % 3), (x, np.zeros(60, int))], epochs=1, class_weight={0: 0.0})
+    assert np.isfinite(history.loss).all()
+
+
+def test_drop_last_leaves_small_chunks_out():
+    x, y = data(67)
+    one = trainer(batch_size=32, drop_last=True)
+    one.fit(cut(x, y, 64, 3), epochs=2)
+    assert one.n_steps == 4
+
+
+def test_a_fit_of_chunks_begins_an_epoch_whatever_came_before():
+    x, y = data()
+    one = trainer(shuffle=False)
+    one.fit(x, y, max_steps=5)
+    one.fit([(x, y), (x, y)], epochs=1)
+    assert one.n_steps == 5 + 26
+
+
+def test_time_is_looked_at_while_a_chunk_is_waited_for():
+    released = threading.Event()
+
+    def chunks():
+        yield X, Y
+        released.wait(20)
+        yield X, Y
+
+    one = trainer()
+    history = one.fit(chunks(), stop=fastbp.TimeLimit(0.2))
+    released.set()
+    assert history.stop_reason == "TimeLimit"
+    assert one.n_steps == 3
+
+
+def test_options_are_checked_before_a_chunk_is_taken():
+    chunks = iter(cut(X, Y, 10, 10))
+    with pytest.raises(ValueError, match="epochs must be a positive integer"):
+        trainer().fit(chunks, epochs=-1)
+    assert len(list(chunks)) == 2
+    with pytest.raises(ValueError, match="on_divergence needs chunks that can be gone through again"):
+        trainer().fit(iter([(X, Y)]), epochs=1, on_divergence="reduce")
+
+
+def test_no_chunk_outlives_the_next_but_one():
+    alive, counts = weakref.WeakSet(), []
+
+    class Rows(np.ndarray):
+        pass
+
+    def chunks():
+        for seed in range(6):
+            x, y = data(50, seed)
+            x = x.view(Rows)
+            alive.add(Tagged(x))
+            yield x, y
+
+    class Tagged:
+        def __init__(self, x):
+            x.tag = self
+
+    trainer().fit(chunks(), epochs=1, callbacks=lambda trainer, record: counts.append(len(alive)))
+    assert counts[0] <= 3

@@ -14,7 +14,7 @@ Y = np.sin(X[:, :1])
 FAR = X.copy()
 FAR[:, 1] += 1e6
 
-CURE = 'use standardize=True (of y: standardize_y=True), or dtype="float64"'
+CURE = 'use dtype="float64", or, for x, standardize=True'
 
 
 def model_of(**options):

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -367,3 +368,54 @@ def test_health_looks_at_what_the_network_sees():
 def test_repr_says_so():
     assert repr(models()[0]).endswith("standardize=True, standardize_y=True)")
     assert "standardize" not in repr(models()[1])
+
+
+@pytest.mark.parametrize(
+    "output", ["tanh", "relu", "elu", "elu(2.0)", "selu", "gelu", "silu", "mish", "softplus", "hard_tanh"]
+)
+def test_outputs_with_limits_are_refused_for_standardized_targets(output):
+    with pytest.raises(ValueError, match="standardize_y needs an output without limits"):
+        MLP(SIZES, output=output, loss="mse", standardize_y=True)
+    MLP(SIZES, output="leaky_relu(0.1)", standardize_y=True)
+
+
+def test_samples_without_weight_are_not_learnt_from():
+    x, y, _, _ = data()
+    wild = np.vstack([x, [[1e9] * 4]]), np.vstack([y, [[1e9] * 2]])
+    one, other = models()[0], models()[0]
+    one.fit(*wild, epochs=1, sample_weight=np.append(np.full(len(x), 0.5), 0.0))
+    other.fit(x, y, epochs=1)
+    assert np.allclose(one.x_std, other.x_std, rtol=1e-12)
+    assert np.allclose(one.y_mean, other.y_mean, rtol=1e-12)
+
+
+def test_what_varies_by_its_rounding_only_is_constant():
+    p = np.random.default_rng(0).dirichlet(np.ones(7), 500)
+    for dtype in (np.float32, np.float64):
+        mean, std = spread_of(p.astype(dtype).sum(axis=1, keepdims=True), "x")
+        assert std[0] == 1.0
+        assert mean[0] == pytest.approx(1.0)
+
+
+def test_rules_forget_losses_in_other_units():
+    x, y, _, _ = data(200)
+    model = models("float32")[0]
+    trainer, rule = Trainer(model, optimizer=Adam(0.01), seed=0), fastbp.EarlyStopping(3)
+    options = {"validation_data": (x, y), "stop": rule}
+    trainer.fit(x, y, epochs=20, **options)
+    before, n_epochs = model.params.copy(), len(trainer.history)
+    model.learn_scaling(x, y / 10)
+    trainer.fit(x, y, epochs=10, **options)
+    assert len(trainer.history) > n_epochs + 3
+    assert (model.params != before).any()
+
+
+def test_targets_whose_predictions_float32_cannot_hold_are_warned_of():
+    x = np.random.default_rng(0).normal(size=(200, 1))
+    y = 1.7e9 + 10 * x
+    with pytest.warns(RuntimeWarning, match='column 0 of y: .* use dtype="float64"'):
+        MLP([1, 2, 1], seed=0, standardize_y=True).fit(x, y, epochs=1)
+    x += 1.7e9
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MLP([1, 2, 1], seed=0, standardize=True).fit(x, x - 1.7e9, epochs=1)

@@ -222,7 +222,11 @@ def test_metrics_get_the_weights_of_the_validation_data():
         ),
         ({"sample_weight": np.ones((8, 1))}, ValueError, "sample_weight must have shape"),
         ({"sample_weight": "abc"}, Exception, "sample_weight"),
-        ({"sample_weight": np.zeros(8)}, ValueError, "sample_weight must leave samples a finite total weight above 0"),
+        (
+            {"sample_weight": np.zeros(8)},
+            ValueError,
+            "sample_weight must leave samples a finite total weight above zero",
+        ),
         (
             {"sample_weight": np.full(8, -1.0)},
             ValueError,

@@ -45,7 +45,7 @@ def _parameters_of_tile(plan, optimizer, coefficients, task, n, batch, super_blo
         if updates:
             if shapes:
                 _measure_gradient(plan, layer, rectangle, g, g_row)
-                _shape_gradient(plan, layer, rectangle, batch, g, g_row)
+                _shape_gradient(plan, layer, rectangle, g, g_row)
             if not is_read:
                 n_bad += _change(plan, optimizer, coefficients, tile.layer, rectangle, g, g_row, shapes)
         elif is_last != 0:
@@ -86,7 +86,7 @@ def _parameters_of_network(plan, optimizer, coefficients, task, n, batch, super_
                 rectangle = 0, layer.n_in + 1, column, min(plan.sizes.c_block, layer.n_out - column)
                 own = _whole_gradient(plan, layer, rectangle)
                 _measure_gradient(plan, layer, rectangle, own, layer.n_out)
-                _shape_gradient(plan, layer, rectangle, batch, own, layer.n_out)
+                _shape_gradient(plan, layer, rectangle, own, layer.n_out)
     if shapes and plan.leaves.clipped_update != 0:
         return 0
     return _change_network(plan, optimizer, coefficients, n_params, shapes)
@@ -232,7 +232,7 @@ def _keep(plan, start, n_rows, n_columns, row):
 
 
 @inline
-def _shape_gradient(plan, layer, rectangle, batch, g, g_row):
+def _shape_gradient(plan, layer, rectangle, g, g_row):
     """Add the penalties to the gradient of a rectangle, clip its elements, and sum both for each row."""
     if plan.leaves.penalize == 0 and plan.leaves.clip == 0:
         return
@@ -241,17 +241,18 @@ def _shape_gradient(plan, layer, rectangle, batch, g, g_row):
     if plan.leaves.penalize != 0:
         w = layer.w + (first_row * layer.n_out + first_column) * plan.sizes.itemsize
         n_weights = min(n_rows, layer.n_in - first_row)
-        _penalize(plan, layer.of_weights, w, g, n_weights, n_columns, layer.n_out, g_row, batch, sums, sums_row)
+        _penalize(plan, layer.of_weights, w, g, n_weights, n_columns, layer.n_out, g_row, sums, sums_row)
         if n_weights < n_rows:
             w += n_weights * layer.n_out * plan.sizes.itemsize
             g_biases, own = g + n_weights * g_row * plan.sizes.itemsize, sums + 8 * n_weights * sums_row
-            _penalize(plan, layer.of_biases, w, g_biases, 1, n_columns, layer.n_out, g_row, batch, own, sums_row)
+            _penalize(plan, layer.of_biases, w, g_biases, 1, n_columns, layer.n_out, g_row, own, sums_row)
     if plan.leaves.clip != 0:
         call(plan.leaves.clip, (g, n_rows, n_columns, g_row, plan.shaping.clip_value, sums, sums_row))
 
 
 @inline
-def _penalize(plan, group, w, g, n_rows, n_columns, row, g_row, batch, sums, sums_row):
+def _penalize(plan, group, w, g, n_rows, n_columns, row, g_row, sums, sums_row):
+    batch = plan.shaping.weight
     l1, l2 = group.l1 + group.l1_per_batch / batch, group.l2 + group.l2_per_batch / batch
     call(plan.leaves.penalize, (w, g, n_rows, n_columns, row, g_row, l1, l2, group.decay, sums, sums_row))
 

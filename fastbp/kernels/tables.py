@@ -131,6 +131,7 @@ SHAPING = np.dtype(
         ("seed", COUNT),
         ("step", COUNT),
         ("first", COUNT),  # position of the first sample of the super-block
+        ("weight", VALUE),  # of all samples of the batch
         ("noise", VALUE),  # standard deviation of what is added to the inputs
         ("smoothing_factor", VALUE),  # targets are multiplied by this
         ("smoothing_share", VALUE),  # and get this added
@@ -241,7 +242,7 @@ GRADIENT = np.dtype(
 GROUP = np.dtype(
     [
         ("l1", VALUE),
-        ("l1_per_batch", VALUE),  # divided by the samples of the batch
+        ("l1_per_batch", VALUE),  # divided by the samples of the batch, or the sum of their weights
         ("l2", VALUE),
         ("l2_per_batch", VALUE),
         ("decay", VALUE),  # as l2, but no part of the loss

@@ -112,7 +112,7 @@ def _parameters_tasks(plan, run, first, last, stride, batch, n, is_last, shapes)
     """
     cursor, totals, update_flags = cursor_at(run.cursor), totals_at(run.totals), int64_at(run.update_flags)
     if shapes:
-        plan.shaping.step = cursor.step
+        plan.shaping.step, plan.shaping.weight = cursor.step, totals.step_weight
     if plan.leaves.update != 0:
         _coefficients(plan, run, shapes)
     coefficients = plan.scratch.coefficients
