@@ -384,13 +384,20 @@ class UpdateRule(_ByReference, Optimizer):
         object.__setattr__(self, "n_moments", n)
         numbers = _checked_numbers(self.hyperparameters)
         object.__setattr__(self, "hyperparameters", numbers)
-        f = self._adopted("f", "p", "g", "moments", "numbers")
-        coefficients = None
-        if self.coefficients is not None:
-            coefficients = self._adopted("coefficients", "rate", "t", "hyperparameters")
         what = f"f or coefficients of UpdateRule {self.name!r}"
-        row = _explained(what, lambda: own.rule(f, coefficients, n, len(numbers)))
-        object.__setattr__(self, "row", row)
+        # A rule is made anew for each other rate or number; its leaves are the same.
+        given = [function for function in (self.f, self.coefficients) if function is not None]
+        are_functions = False not in [_jit.is_compiled(function) for function in given]
+        key: tuple[Any, ...] = (self.f, self.coefficients, n, len(numbers)) if are_functions else ()
+        if key not in _RULES:
+            f = self._adopted("f", "p", "g", "moments", "numbers")
+            coefficients = None
+            if self.coefficients is not None:
+                coefficients = self._adopted("coefficients", "rate", "t", "hyperparameters")
+            while len(_RULES) >= _MOST_RULES:
+                _RULES.pop(next(iter(_RULES)))
+            _RULES[key] = _explained(what, lambda: own.rule(f, coefficients, n, len(numbers)))
+        object.__setattr__(self, "row", _RULES[key])
         _refuse_exceptions(what, self._take_a_step)
 
     row: ClassVar[updates.Rule]
@@ -414,6 +421,10 @@ class UpdateRule(_ByReference, Optimizer):
 
     def __repr__(self) -> str:
         return f"UpdateRule({self.name!r}, {self.n_moments}, {self.f.__name__}, {self.learning_rate!r})"
+
+
+_MOST_RULES = 64
+_RULES: dict[tuple[Any, ...], updates.Rule] = {}  # by functions, and how many numbers they take
 
 
 def _checked_numbers(values: object) -> tuple[float, ...]:
