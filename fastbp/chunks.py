@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
+from collections import abc
 from concurrent.futures import Future, wait
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,22 +59,24 @@ class Chunks:
 
     def __init__(self, iterable: Iterable[Any], checked: Callable[[Any, int], Data | None]) -> None:
         self._iterable, self._checked = iterable, checked
-        self._iterator: Iterator[Any] | None = None
-        self._number = 0  # of chunks asked for in this pass
+        self._numbered: Iterator[tuple[int, Any]] | None = None  # of the present pass
+        self._has_begun = False
         self._next: Future[Data | None] | None = None
-        self._wanted: queue.SimpleQueue[Future[Data | None] | None] = queue.SimpleQueue()
-        self._has_thread = False
+        self._wanted: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        # A daemon: a source that never answers must not keep the process from ending. It ends with this object.
+        weakref.finalize(self, self._wanted.put, None)
+        threading.Thread(target=_serve, args=(self._wanted,), name="fastbp-chunks", daemon=True).start()
 
     @property
     def begins_anew(self) -> bool:
         """Whether the iterable can be gone through more than once, as far as is known."""
-        return self._iterator is not self._iterable
+        return not isinstance(self._iterable, abc.Iterator)
 
     def begin(self, is_too_late: Callable[[], bool] = lambda: False) -> Data | None:
         """Begin a pass; return its first chunk. None if there is none: an iterator can be gone through only once."""
-        if not self.begins_anew:
+        if self._has_begun and not self.begins_anew:
             return None
-        self._iterator, self._number, self._next = iter(self._iterable), 0, None
+        self._has_begun, self._next, self._numbered = True, None, enumerate(iter(self._iterable))
         return self.next(is_too_late)
 
     def next(self, is_too_late: Callable[[], bool] = lambda: False) -> Data | None:
@@ -93,32 +98,29 @@ class Chunks:
             self._next = self._load()
         return chunk
 
-    def close(self) -> None:
-        """Let the thread end, when it has loaded what it is at."""
-        self._wanted.put(None)
-
     def _load(self) -> Future[Data | None]:
         future: Future[Data | None] = Future()
-        self._wanted.put(future)
-        if not self._has_thread:
-            # A daemon: a source that never answers must not keep the process from ending.
-            threading.Thread(target=self._serve, name="fastbp-chunks", daemon=True).start()
-            self._has_thread = True
+        assert self._numbered is not None
+        self._wanted.put(partial(_load, self._numbered, self._checked, future))
         return future
 
-    def _serve(self) -> None:
-        while (future := self._wanted.get()) is not None:
-            try:
-                future.set_result(self._next_with_samples())
-            except BaseException as error:  # raised where the chunk is wanted
-                future.set_exception(error)
-            del future  # and with it the chunk
 
-    def _next_with_samples(self) -> Data | None:
-        assert self._iterator is not None
-        for chunk in self._iterator:
-            self._number += 1
-            data = self._checked(chunk, self._number - 1)
+def _serve(wanted: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    while (load := wanted.get()) is not None:
+        load()
+        del load  # and with it the chunk
+
+
+def _load(
+    numbered: Iterator[tuple[int, Any]], checked: Callable[[Any, int], Data | None], future: Future[Data | None]
+) -> None:
+    """Set a future to the next chunk with samples, or to what goes wrong."""
+    try:
+        for number, chunk in numbered:
+            data = checked(chunk, number)
             if data is not None:
-                return data
-        return None
+                future.set_result(data)
+                return
+        future.set_result(None)
+    except BaseException as error:  # raised where the chunk is wanted
+        future.set_exception(error)

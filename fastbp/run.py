@@ -255,14 +255,10 @@ class Run:
             del data  # which the loop has: the first chunk need not outlive the second one
             work = partial(self._train, loop, state, learnt, show_progress)
             finish = partial(self._conclude, loop, before, scaling.learnt)
-            try:
-                if checkpoint is None:
-                    turn.run(work, finish=finish)
-                else:
-                    self._run_with(checkpoint, work, finish)
-            finally:
-                if chunks is not None:
-                    chunks.close()
+            if checkpoint is None:
+                turn.run(work, finish=finish)
+            else:
+                self._run_with(checkpoint, work, finish)
         return self.history
 
     def _limits_left(self, checkpoint: Checkpoint, data: Data, held_out: Data | None, limits: Limits) -> Limits | None:
