@@ -128,6 +128,8 @@ def assert_alike(one, other, X, rtol=1e-9):
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_are_scikit_learns(kind, solver):
     X, y, one, other = both(kind, **SOLVERS[solver])
+    if y.dtype.kind == "U":  # of which scikit-learn 1.7 makes no score
+        y = np.unique(y, return_inverse=True)[1]
     assert_alike(one.fit(X, y), other.fit(X, y), X, rtol=1e-9 if SOLVERS[solver]["solver"] != "lbfgs" else 1e-6)
     assert one.out_activation_ == other.out_activation_
     assert one.n_layers_ == other.n_layers_
