@@ -286,15 +286,19 @@ class _BaseMLP(CallbackSupport, BaseEstimator):
         run = Books(self, model, scale, held_out, n_samples, batch_size, incremental, tasks)
         targets = self._targets(y)
         self.n_iter_ = 0
+        functions = check_callbacks(self.callbacks)
         try:
-            trainer.fit(
-                X,
-                targets,
-                epochs=1 if incremental else self.max_iter,
-                sample_weight=weights,
-                callbacks=[run.end_epoch, *check_callbacks(self.callbacks)],
-                check_finite=False,
-            )
+            if incremental and not functions and n_samples <= batch_size:  # half the time of a fit of one step
+                run.end_epoch(trainer, {"loss": trainer.step(X, targets, weights)})
+            else:
+                trainer.fit(
+                    X,
+                    targets,
+                    epochs=1 if incremental else self.max_iter,
+                    sample_weight=weights,
+                    callbacks=[run.end_epoch, *functions],
+                    check_finite=False,
+                )
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=4)
         except DivergenceError:
